@@ -1,0 +1,13 @@
+"""Grouped convolution for JAX and Flax.
+
+The pure function is :func:`grouped_conv2d`; ``linen`` and ``nnx`` hold the Flax modules,
+``optim`` the solvers that honour learning-rate and L2 factors, ``matlab`` the front door for
+those who come from there, ``convert`` what brings weights in and out.
+"""
+
+from grouped_conv_jax import initializers, linen, nnx
+from grouped_conv_jax._functional import grouped_conv2d
+
+__version__ = "0.1.0"
+
+__all__ = ["grouped_conv2d", "initializers", "linen", "nnx"]

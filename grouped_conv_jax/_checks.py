@@ -1,0 +1,99 @@
+"""Small checks of arguments; each message names the argument, the rule and what was received."""
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def integer(name: str, value: Any, minimum: int) -> int:
+    """Returns ``value`` as an ``int`` of at least ``minimum``; booleans and floats are refused."""
+    rule = f"{name} must be {'a positive integer' if minimum == 1 else f'an integer >= {minimum}'}"
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{rule}, got {value!r}")
+    try:
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{rule}, got {value!r}") from None
+    if result < minimum:
+        raise ValueError(f"{rule}, got {value!r}")
+    return result
+
+
+def items(value: Any) -> tuple[Any, ...] | None:
+    """The elements of a sequence or an array; ``None`` for a single value or a word."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(value)
+    if getattr(value, "ndim", 0):
+        return tuple(np.asarray(value).tolist())
+    return None
+
+
+def pair(name: str, value: Any) -> tuple[int, int]:
+    """Returns (vertical, horizontal) from a positive integer or a pair of them."""
+    entries = items(value)
+    if entries is None:
+        size = integer(name, value, 1)
+        return size, size
+    if len(entries) != 2:
+        raise ValueError(
+            f"{name} must be a positive integer or a pair (vertical, horizontal), got {value!r}"
+        )
+    return integer(f"{name}[0]", entries[0], 1), integer(f"{name}[1]", entries[1], 1)
+
+
+def finite_number(name: str, value: Any) -> float | int:
+    """Returns a finite real Python number from a number or a concrete array with no axes."""
+    if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def nonnegative_number(name: str, value: Any) -> float:
+    """Returns a finite real number that is not negative, as a ``float``."""
+    number = finite_number(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must be nonnegative, got {value!r}")
+    return float(number)
+
+
+def word(name: str, value: Any, words: Sequence[str], also: str = "") -> str:
+    """Returns the one of ``words`` that ``value`` means; case and hyphens do not matter.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was received.
+        words: the words there are.
+        also: what else than a word the argument takes, for the message.
+    """
+    listed = ", ".join(repr(w) for w in words) + (f" or {also}" if also else "")
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {listed}, got {value!r}")
+    plain = {w.replace("-", ""): w for w in words}
+    found = plain.get(value.lower().replace("-", ""))
+    if found is None:
+        raise ValueError(
+            f"{name} must be one of {listed}, got {value!r}{nearest(value.lower(), words)}"
+        )
+    return found
+
+
+def nearest(value: str, words: Iterable[str]) -> str:
+    """A hint ``"; did you mean 'same'?"`` or an empty string."""
+    close = difflib.get_close_matches(value, list(words), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def shape_is(name: str, array: Any, expected: tuple[int, ...], axes: str) -> None:
+    """Raises ``ValueError`` unless ``array`` has the shape ``expected``."""
+    shape = np.shape(array)
+    if tuple(shape) != tuple(expected):
+        raise ValueError(f"{name} must have shape {axes} = {expected}, got {tuple(shape)}")

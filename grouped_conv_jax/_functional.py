@@ -1,0 +1,178 @@
+"""Grouped convolution of images as a pure function."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from grouped_conv_jax import _checks
+from grouped_conv_jax._convolution import Convolution, check_implementation, convolve
+from grouped_conv_jax._layout import Layout
+from grouped_conv_jax._padding import Padding
+
+
+def grouped_conv2d(
+    x: ArrayLike,
+    weights: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: int | tuple[int, int] = 1,
+    dilation_factor: int | tuple[int, int] = 1,
+    padding: Any = 0,
+    padding_value: float | str = 0,
+    data_format: str = "BSSC",
+    implementation: str | None = None,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+) -> jax.Array:
+    """Convolves each group of channels with filters of its own.
+
+    A cross-correlation, as in every deep-learning library: filters are not flipped. Letters:
+    ``B`` batch, ``H`` height, ``W`` width, ``C`` channels per group, ``F`` filters per group,
+    ``G`` groups.
+
+    Args:
+        x: input, ``(B, H, W, C*G)`` or as ``data_format`` says.
+        weights: ``(filter height, filter width, C, F, G)``.
+        bias: ``(1, 1, F, G)``, or ``None``.
+        stride: step between outputs, in pixels: a positive integer, or (vertical, horizontal).
+        dilation_factor: distance between filter taps, in pixels, likewise. The effective filter
+            size is ``(filter size - 1) * dilation_factor + 1``.
+        padding: ``"same"``, ``"valid"``, ``p``, ``(a, b)`` = top and bottom ``a``, left and right
+            ``b``, ``(t, b, l, r)`` or ``((t, b), (l, r))``, in pixels. ``"same"`` gives
+            ``ceil(input / stride)`` outputs, with the odd row or column at the bottom or right.
+        padding_value: a number, ``"symmetric-include-edge"``, ``"symmetric-exclude-edge"`` or
+            ``"replicate"`` (``np.pad``'s ``symmetric``, ``reflect`` and ``edge``).
+        data_format: one letter an axis of ``x`` and of the result: ``S`` twice (height first),
+            ``C``, and ``B``, ``T``, ``U`` where they exist, in any order; ``T`` and ``U`` are
+            carried along like a batch. A leading ``B`` stands for any number of axes. Or
+            ``"NHWC"``, ``"NCHW"``.
+        implementation: ``None`` for the best one, or the name of one; ``"lax"`` is the reference.
+        precision: as in ``jax.lax.conv_general_dilated``.
+        preferred_element_type: dtype of sums and result; by default the promoted dtype of the
+            arguments, sums over 16-bit inputs being accumulated in float32.
+
+    Returns:
+        ``(B, H', W', F*G)`` in the same ``data_format``. Output channel ``g * F + f`` is filter
+        ``f`` of group ``g``.
+
+    Raises:
+        TypeError: an argument is of the wrong kind, for example integers in ``x``.
+        ValueError: an argument has a wrong value, or the shapes do not fit each other.
+
+    Example:
+        Two groups of two channels, three filters each:
+
+        >>> import jax, jax.numpy as jnp
+        >>> from grouped_conv_jax import grouped_conv2d
+        >>> x = jnp.ones((1, 5, 5, 4))
+        >>> weights = jnp.ones((3, 3, 2, 3, 2))
+        >>> y = grouped_conv2d(x, weights, padding="same")
+        >>> y.shape
+        (1, 5, 5, 6)
+        >>> print(y[0, :, :, 0])
+        [[ 8. 12. 12. 12.  8.]
+         [12. 18. 18. 18. 12.]
+         [12. 18. 18. 18. 12.]
+         [12. 18. 18. 18. 12.]
+         [ 8. 12. 12. 12.  8.]]
+    """
+    layout = Layout.parse(data_format)
+    border = Padding.parse(padding, padding_value)
+    strides = _checks.pair("stride", stride)
+    dilation = _checks.pair("dilation_factor", dilation_factor)
+    chosen = check_implementation(implementation)
+    x, weights, bias = _promote(x, weights, bias)
+    _check_shapes(layout, x, weights, bias)
+
+    image = layout.to_canonical(x)
+    height, width, channels, filters, groups = weights.shape
+    size = layout.image_size(x.shape)
+    sides = border.resolve(size, (height, width), strides, dilation)
+    _check_filter_fits(size, (height, width), dilation, sides)
+    image, sides = border.apply(image, sides)
+    convolution = Convolution(
+        groups, strides, sides, dilation, precision, _element_type(preferred_element_type)
+    )
+    kernel = weights.transpose(0, 1, 2, 4, 3).reshape(height, width, channels, groups * filters)
+    carried = image.shape[:-3]
+    batch = image if len(carried) == 1 else image.reshape(math.prod(carried), *image.shape[-3:])
+    y = convolve(batch, kernel, convolution, chosen)
+    if len(carried) != 1:
+        y = y.reshape(*carried, *y.shape[1:])
+    if bias is not None:
+        vector = bias.transpose(0, 1, 3, 2).reshape((1,) * (y.ndim - 1) + (groups * filters,))
+        y = y + vector.astype(y.dtype)
+    return layout.from_canonical(y)
+
+
+def _promote(
+    x: ArrayLike, weights: ArrayLike, bias: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Brings the arrays to one floating-point dtype by JAX's rules."""
+    given = {"x": x, "weights": weights} | ({} if bias is None else {"bias": bias})
+    arrays: dict[str, jax.Array] = {}
+    for name, value in given.items():
+        if not hasattr(value, "dtype"):
+            raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+        arrays[name] = jnp.asarray(value)
+        if arrays[name].dtype not in (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16):
+            raise TypeError(
+                f"{name} must be float64, float32, bfloat16 or float16, got {arrays[name].dtype}"
+            )
+    dtype = jnp.result_type(*arrays.values())
+    cast = {name: array.astype(dtype) for name, array in arrays.items()}
+    return cast["x"], cast["weights"], cast.get("bias")
+
+
+def _check_shapes(layout: Layout, x: jax.Array, weights: jax.Array, bias: jax.Array | None) -> None:
+    axes = "(filter height, filter width, channels per group, filters per group, groups)"
+    if weights.ndim != 5 or 0 in weights.shape:
+        raise ValueError(f"weights must have five axes {axes}, none empty, got {weights.shape}")
+    layout.check_rank(x.shape)
+    *_, channels, filters, groups = weights.shape
+    received = layout.num_channels(x.shape)
+    if received != channels * groups:
+        rule = (
+            f"weights of shape {weights.shape} need {channels} * {groups} = {channels * groups} "
+            f"input channels (channels per group * groups)"
+        )
+        raise ValueError(
+            f"{rule}, got {received} channels in x of shape {x.shape} "
+            f'(data_format "{layout.data_format}")'
+        )
+    if 0 in layout.image_size(x.shape):
+        raise ValueError(
+            f"x must have a positive height and width, got shape {x.shape} "
+            f'(data_format "{layout.data_format}")'
+        )
+    if bias is not None:
+        _checks.shape_is("bias", bias, (1, 1, filters, groups), "(1, 1, filters, groups)")
+
+
+def _check_filter_fits(
+    image: tuple[int, ...],
+    filter_size: tuple[int, int],
+    dilation: tuple[int, int],
+    sides: tuple[tuple[int, int], tuple[int, int]],
+) -> None:
+    padded = tuple(size + sum(widths) for size, widths in zip(image, sides, strict=True))
+    effective = tuple((k - 1) * d + 1 for k, d in zip(filter_size, dilation, strict=True))
+    if effective[0] > padded[0] or effective[1] > padded[1]:
+        raise ValueError(
+            f"weights must fit into the padded image: the effective filter size is {effective} "
+            f"(filter_size={filter_size}, dilation_factor={dilation}), got a padded image of size "
+            f"{padded} (image {image}, padding {sides})"
+        )
+
+
+def _element_type(preferred: DTypeLike | None) -> Any:
+    """A hashable dtype that sums can have."""
+    if preferred is None:
+        return None
+    dtype = jnp.dtype(preferred)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"preferred_element_type must be a floating-point dtype, got {preferred!r}")
+    return dtype

@@ -1,0 +1,1 @@
+"""One file an implementation, each in the canonical order of ``_convolution``."""

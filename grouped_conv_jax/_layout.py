@@ -1,0 +1,78 @@
+"""Data formats: from any order of axes to ``(..., H, W, C)`` and back."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_ALIASES = {"NHWC": "BSSC", "NCHW": "BCSS"}
+_RULE = (
+    "data_format must hold 'S' twice, 'C' once and each of 'B', 'T' and 'U' at most once, "
+    "or be 'NHWC' or 'NCHW'"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where each axis of an image batch stands.
+
+    Attributes:
+        data_format: one letter an axis: ``S`` (height, then width), ``C``, ``B``, ``T``, ``U``.
+    """
+
+    data_format: str
+
+    @classmethod
+    def parse(cls, data_format: Any) -> "Layout":
+        """Returns the layout that ``data_format`` describes; raises where it describes none."""
+        if not isinstance(data_format, str):
+            raise TypeError(f"{_RULE}, got {data_format!r}")
+        letters = _ALIASES.get(data_format.upper(), data_format.upper())
+        counts = {letter: letters.count(letter) for letter in set(letters)}
+        required = counts.pop("S", 0) == 2 and counts.pop("C", 0) == 1
+        if not required or set(counts) - set("BTU") or any(n > 1 for n in counts.values()):
+            raise ValueError(f"{_RULE}, got {data_format!r}")
+        return cls(letters)
+
+    def check_rank(self, shape: tuple[int, ...]) -> None:
+        """Raises ``ValueError`` unless an array of this shape can have this format."""
+        axes = len(self.data_format)
+        if self.data_format.startswith("B"):
+            if len(shape) < axes - 1:
+                raise ValueError(
+                    f"x must have at least {axes - 1} axes for data_format {self.data_format!r} "
+                    f"(its leading B stands for any number of axes), got shape {shape}"
+                )
+        elif len(shape) != axes:
+            raise ValueError(
+                f"x must have {axes} axes for data_format {self.data_format!r}, got shape {shape}"
+            )
+
+    def _axes(self, ndim: int) -> tuple[int, ...]:
+        """The axes of an array with ``ndim`` axes in canonical order: carried ones, H, W, C."""
+        leading = ndim - len(self.data_format) + 1 if self.data_format.startswith("B") else 0
+        rest = self.data_format[1:] if self.data_format.startswith("B") else self.data_format
+        where = list(range(leading))
+        where += [leading + i for i, letter in enumerate(rest) if letter in "BTU"]
+        where += [leading + i for i, letter in enumerate(rest) if letter == "S"]
+        where.append(leading + rest.index("C"))
+        return tuple(where)
+
+    def num_channels(self, shape: tuple[int, ...]) -> int:
+        """The number of channels of an array of this shape."""
+        return shape[self._axes(len(shape))[-1]]
+
+    def image_size(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """(height, width) of an array of this shape."""
+        *_, height, width, _ = self._axes(len(shape))
+        return shape[height], shape[width]
+
+    def to_canonical(self, x: jax.Array) -> jax.Array:
+        """Reorders the axes of ``x`` to ``(..., H, W, C)``."""
+        return jnp.transpose(x, self._axes(x.ndim))
+
+    def from_canonical(self, x: jax.Array) -> jax.Array:
+        """The inverse of :meth:`to_canonical`."""
+        axes = self._axes(x.ndim)
+        return jnp.transpose(x, [axes.index(i) for i in range(x.ndim)])

@@ -1,0 +1,145 @@
+"""Padding: how many rows and columns are added on each side, and what they hold."""
+
+import dataclasses
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grouped_conv_jax import _checks
+
+Sides: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
+"""Rows added at the (top, bottom), columns added at the (left, right)."""
+
+# Our words, and NumPy's mode for each.
+_NUMPY_MODES = {
+    "symmetric-include-edge": "symmetric",
+    "symmetric-exclude-edge": "reflect",
+    "replicate": "edge",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Padding:
+    """What to add around an image, static and hashable.
+
+    Attributes:
+        sides: how much, or ``None`` for ``"same"``, which depends on the image's size.
+        value: a number, or one of the words for repeating the image.
+    """
+
+    sides: Sides | None
+    value: float | int | str
+
+    @classmethod
+    def parse(cls, padding: Any, padding_value: Any) -> "Padding":
+        """Returns the padding that the two arguments describe; raises where they do not."""
+        return cls(_parse_sides(padding), _parse_value(padding_value))
+
+    @property
+    def mode(self) -> str:
+        """``"same"`` or ``"manual"``."""
+        return "same" if self.sides is None else "manual"
+
+    @property
+    def size(self) -> tuple[int, int, int, int]:
+        """(top, bottom, left, right); zeros for ``"same"``, whose sizes the input decides."""
+        (top, bottom), (left, right) = self.sides or ((0, 0), (0, 0))
+        return top, bottom, left, right
+
+    def resolve(
+        self,
+        image: tuple[int, int],
+        filter_size: tuple[int, int],
+        stride: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> Sides:
+        """Returns the rows and columns to add to an image of the given (height, width)."""
+        if self.sides is not None:
+            return self.sides
+        vertical, horizontal = (
+            _same(*sizes) for sizes in zip(image, filter_size, stride, dilation, strict=True)
+        )
+        return vertical, horizontal
+
+    def apply(self, x: jax.Array, sides: Sides) -> tuple[jax.Array, Sides]:
+        """Adds what a convolution's own zero padding cannot.
+
+        Args:
+            x: ``(..., H, W, C)``.
+            sides: what :meth:`resolve` returned.
+
+        Returns:
+            The padded input, and the zero padding that is left to the convolution.
+
+        Raises:
+            ValueError: a mirror is longer than the image, or a number is too large for the dtype.
+        """
+        if self.value == 0 or not np.any(sides):
+            return x, sides
+        widths = [(0, 0)] * (x.ndim - 3) + [*sides, (0, 0)]
+        if isinstance(self.value, str):
+            self._check_mirror(x.shape, sides)
+            padded = jnp.pad(x, widths, mode=_NUMPY_MODES[self.value])
+        else:
+            fill = np.asarray(self.value, np.float64).astype(x.dtype)
+            if not np.isfinite(fill):
+                raise ValueError(
+                    f"padding_value must be representable in the input's dtype {x.dtype}, "
+                    f"got {self.value!r}"
+                )
+            padded = jnp.pad(x, widths, constant_values=fill)
+        return padded, ((0, 0), (0, 0))
+
+    def _check_mirror(self, shape: tuple[int, ...], sides: Sides) -> None:
+        for axis, size, widths in zip(("height", "width"), shape[-3:-1], sides, strict=True):
+            if self.value == "replicate":
+                continue
+            available = size - 1 if self.value == "symmetric-exclude-edge" else size
+            if max(widths) > available:
+                raise ValueError(
+                    f"padding with padding_value={self.value!r} must add at most {available} "
+                    f"on each side of an image of {axis} {size}, got {widths}"
+                )
+
+
+def _same(size: int, filter_size: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Output ``ceil(size / stride)``; the odd row or column goes to the bottom or right."""
+    outputs = -(-size // stride)
+    total = max((outputs - 1) * stride + (filter_size - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def _parse_sides(padding: Any) -> Sides | None:
+    rule = (
+        "padding must be 'same', 'valid', a nonnegative integer p, (a, b) = (top and bottom, left "
+        "and right), (t, b, l, r) or ((t, b), (l, r))"
+    )
+    if isinstance(padding, str):
+        word = _checks.word("padding", padding, ("same", "valid"), "nonnegative integers")
+        return None if word == "same" else ((0, 0), (0, 0))
+    entries = _checks.items(padding)
+    if entries is None:
+        entries = (padding, padding)
+    if len(entries) == 4:
+        entries = (entries[:2], entries[2:])
+    if len(entries) != 2:
+        raise ValueError(f"{rule}, got {padding!r}")
+    vertical, horizontal = (
+        (entry, entry) if (both := _checks.items(entry)) is None else both for entry in entries
+    )
+    if len(vertical) != 2 or len(horizontal) != 2:
+        raise ValueError(f"{rule}, got {padding!r}")
+    top, bottom, left, right = (
+        _checks.integer("padding", size, 0) for size in (*vertical, *horizontal)
+    )
+    return (top, bottom), (left, right)
+
+
+def _parse_value(value: Any) -> float | int | str:
+    if isinstance(value, str):
+        return _checks.word("padding_value", value, tuple(_NUMPY_MODES), "a number")
+    if np.ndim(value) != 0:
+        raise ValueError(f"padding_value must be a scalar or a word, got {value!r}")
+    return _checks.finite_number("padding_value", value)
