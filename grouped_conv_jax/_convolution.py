@@ -1,19 +1,35 @@
-"""The static description of one grouped convolution, and the way from it to an implementation.
+"""The static description of one grouped convolution, and its three roles.
 
-Everything below the public functions works on one canonical order of axes: images
-``(B, *spatial, G*C)``, filters ``(*filter, C, G*F)`` with the group-major outputs that JAX calls
-``HWIO`` for images, and results ``(B, *spatial, G*F)``.
+A grouped convolution is linear in its input ``x``, in its filters and, contracted with a cotangent,
+in its output ``y``. Forward pass, input gradient and filter gradient each compute one of the three
+from the other two, and the derivative of any of them is again one of them.
+
+Everything below the public functions works on one canonical order of axes, group-major:
+``x`` ``(B, *image, G*C)``, filters ``(*filter, C, G*F)`` (``HWIO`` for images), ``y``
+``(B, *outputs, G*F)``.
 """
 
 import dataclasses
-from collections.abc import Callable
+import enum
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from grouped_conv_jax import _checks
-from grouped_conv_jax._implementations import lax
+
+class Role(enum.IntEnum):
+    """Which of ``(x, filters, y)`` is computed from the other two, by its position."""
+
+    INPUT_GRADIENT = 0
+    FILTER_GRADIENT = 1
+    FORWARD = 2
+
+    @property
+    def operands(self) -> tuple["Role", "Role"]:
+        """The roles whose results are this role's operands, in order."""
+        first, second = (role for role in Role if role != self)
+        return first, second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +37,19 @@ class Convolution:
     """One grouped convolution in canonical order; hashable, so that it can be static.
 
     Attributes:
+        image: spatial size of ``x``.
+        filter_size: spatial size of the filters.
         groups: number of groups, each with its own channels and filters.
         strides: one an axis.
-        padding: zeros added (before, after) each axis.
+        padding: zeros added (before, after) each axis; negative numbers crop.
         dilation: distance between the taps of a filter, one an axis.
         precision: as in ``jax.lax.conv_general_dilated``.
         preferred_element_type: dtype of sums and result, or ``None`` for the operands' own dtype
             with sums in at least float32.
     """
 
+    image: tuple[int, ...]
+    filter_size: tuple[int, ...]
     groups: int
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -37,21 +57,32 @@ class Convolution:
     precision: Any = None
     preferred_element_type: DTypeLike | None = None
 
+    @property
+    def effective_filter_size(self) -> tuple[int, ...]:
+        """The spatial extent of the dilated filter."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.filter_size, self.dilation, strict=True))
 
-Implementation = Callable[[jax.Array, jax.Array, Convolution], jax.Array]
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """Spatial size of the padded image."""
+        return tuple(size + sum(pad) for size, pad in zip(self.image, self.padding, strict=True))
 
-IMPLEMENTATIONS: dict[str, Implementation] = {"lax": lax.forward}
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Spatial size of ``y``."""
+        sizes = zip(self.padded, self.effective_filter_size, self.strides, strict=True)
+        return tuple(max((size - extent) // stride + 1, 0) for size, extent, stride in sizes)
+
+    def shape(self, role: Role, lhs: tuple[int, ...], rhs: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what ``role`` computes from operands of the given shapes."""
+        if role == Role.FORWARD:
+            return (lhs[0], *self.outputs, rhs[-1])
+        if role == Role.INPUT_GRADIENT:
+            return (rhs[0], *self.image, lhs[-2] * self.groups)
+        return (*self.filter_size, lhs[-1] // self.groups, rhs[-1])
 
 
-def check_implementation(implementation: Any) -> str | None:
-    """Returns the name of an implementation, or ``None`` for the choice of this package."""
-    if implementation is None:
-        return None
-    return _checks.word("implementation", implementation, tuple(IMPLEMENTATIONS), "None")
-
-
-def convolve(
-    x: jax.Array, filters: jax.Array, convolution: Convolution, implementation: str | None
-) -> jax.Array:
-    """Returns ``(B, *out, G*F)`` for ``x`` ``(B, *in, G*C)`` and filters ``(*filter, C, G*F)``."""
-    return IMPLEMENTATIONS[implementation or "lax"](x, filters, convolution)
+def accumulator(*arrays: jax.Array) -> Any:
+    """The dtype to sum in: float64 where one of the arrays is, else float32."""
+    wide = any(array.dtype == jnp.float64 for array in arrays)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)

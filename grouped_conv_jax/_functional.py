@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from grouped_conv_jax import _checks
-from grouped_conv_jax._convolution import Convolution, check_implementation, convolve
+from grouped_conv_jax import _primitive
+from grouped_conv_jax._choice import check_implementation
+from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax._implementations import lax
 from grouped_conv_jax._layout import Layout
 from grouped_conv_jax._padding import Padding
 
@@ -94,7 +97,14 @@ def grouped_conv2d(
     _check_filter_fits(size, (height, width), dilation, sides)
     image, sides = border.apply(image, sides)
     convolution = Convolution(
-        groups, strides, sides, dilation, precision, _element_type(preferred_element_type)
+        image.shape[-3:-1],
+        (height, width),
+        groups,
+        strides,
+        sides,
+        dilation,
+        precision,
+        _element_type(preferred_element_type),
     )
     kernel = weights.transpose(0, 1, 2, 4, 3).reshape(height, width, channels, groups * filters)
     carried = image.shape[:-3]
@@ -106,6 +116,22 @@ def grouped_conv2d(
         vector = bias.transpose(0, 1, 3, 2).reshape((1,) * (y.ndim - 1) + (groups * filters,))
         y = y + vector.astype(y.dtype)
     return layout.from_canonical(y)
+
+
+def convolve(
+    x: jax.Array, filters: jax.Array, convolution: Convolution, implementation: str | None
+) -> jax.Array:
+    """Returns ``(B, *out, G*F)`` for ``x`` ``(B, *in, G*C)`` and filters ``(*filter, C, G*F)``."""
+    if implementation == "lax" or convolution.groups == 1:
+        return lax.forward(x, filters, convolution)
+    return _primitive.bind(
+        Role.FORWARD,
+        x,
+        filters,
+        convolution,
+        dtype=convolution.preferred_element_type or x.dtype,
+        implementation=implementation,
+    )
 
 
 def _promote(

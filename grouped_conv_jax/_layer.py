@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from grouped_conv_jax import _checks, initializers
-from grouped_conv_jax._convolution import check_implementation
+from grouped_conv_jax._choice import check_implementation
 from grouped_conv_jax._functional import grouped_conv2d
 from grouped_conv_jax._layout import Layout
 from grouped_conv_jax._padding import Padding

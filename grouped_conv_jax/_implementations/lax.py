@@ -1,15 +1,19 @@
 """The reference: ``jax.lax.conv_general_dilated`` with ``feature_group_count``."""
 
 import string
-from typing import TYPE_CHECKING
 
 import jax
 
-if TYPE_CHECKING:
-    from grouped_conv_jax._convolution import Convolution
+from grouped_conv_jax._convolution import Convolution, Role
 
 
-def forward(x: jax.Array, filters: jax.Array, convolution: "Convolution") -> jax.Array:
+def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
+    """Nothing is."""
+    del role, convolution, channels, filters
+    return None
+
+
+def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """Convolves ``x`` ``(B, *in, G*C)`` with ``filters`` ``(*filter, C, G*F)``."""
     spatial = string.digits[: len(convolution.strides)]
     # XLA sums 16-bit operands in float32 by itself. Asking for it with preferred_element_type
@@ -25,3 +29,19 @@ def forward(x: jax.Array, filters: jax.Array, convolution: "Convolution") -> jax
         precision=convolution.precision,
         preferred_element_type=convolution.preferred_element_type,
     )
+
+
+def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """The transpose of :func:`forward` in ``x``, as JAX derives it."""
+    shape = convolution.shape(Role.INPUT_GRADIENT, filters.shape, y.shape)
+    x = jax.ShapeDtypeStruct(shape, y.dtype)
+    (result,) = jax.linear_transpose(lambda x: forward(x, filters, convolution), x)(y)
+    return result
+
+
+def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """The transpose of :func:`forward` in the filters, as JAX derives it."""
+    shape = convolution.shape(Role.FILTER_GRADIENT, x.shape, y.shape)
+    filters = jax.ShapeDtypeStruct(shape, x.dtype)
+    (result,) = jax.linear_transpose(lambda filters: forward(x, filters, convolution), filters)(y)
+    return result

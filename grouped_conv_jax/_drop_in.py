@@ -1,0 +1,126 @@
+"""A replacement for ``jax.lax.conv_general_dilated`` that runs grouped convolutions fast."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from grouped_conv_jax import _primitive
+from grouped_conv_jax._convolution import Convolution, Role
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+    out_sharding: Any = None,
+) -> jax.Array:
+    """Does what ``jax.lax.conv_general_dilated`` does, and grouped convolutions faster.
+
+    Grouped convolutions of floating-point arrays take the fast path, for any number of spatial
+    dimensions and any dimension numbers; everything else goes to lax unchanged: one group,
+    ``lhs_dilation`` (transposed convolutions), ``batch_group_count``, ``out_sharding``, other
+    dtypes.
+
+    Args:
+        lhs: input, axes as ``dimension_numbers`` says.
+        rhs: filters, likewise.
+        window_strides: step between outputs along each spatial axis.
+        padding: ``"SAME"``, ``"VALID"``, ``"SAME_LOWER"`` or (before, after) for each spatial axis.
+        lhs_dilation: distance between pixels of the input along each spatial axis.
+        rhs_dilation: distance between filter taps along each spatial axis.
+        dimension_numbers: as in ``jax.lax.conv_general_dilated``.
+        feature_group_count: number of groups.
+        batch_group_count: number of groups of the batch.
+        precision: as in ``jax.lax.conv_general_dilated``.
+        preferred_element_type: dtype of sums and result.
+        out_sharding: as in ``jax.lax.conv_general_dilated``.
+
+    Returns:
+        The convolution, its axes as ``dimension_numbers`` says.
+
+    Raises:
+        TypeError: as ``jax.lax.conv_general_dilated``, whose checks run first.
+        ValueError: likewise.
+
+    Example:
+        An existing Flax model gets it by one argument, its parameters untouched:
+
+        >>> import flax.linen as nn, jax, jax.numpy as jnp
+        >>> from grouped_conv_jax import conv_general_dilated
+        >>> x = jnp.ones((1, 8, 8, 16))
+        >>> layer = nn.Conv(
+        ...     16, (3, 3), feature_group_count=16, conv_general_dilated=conv_general_dilated
+        ... )
+        >>> layer.init_with_output(jax.random.key(0), x)[0].shape
+        (1, 8, 8, 16)
+    """
+    arguments = {
+        "window_strides": window_strides,
+        "padding": padding,
+        "lhs_dilation": lhs_dilation,
+        "rhs_dilation": rhs_dilation,
+        "dimension_numbers": dimension_numbers,
+        "feature_group_count": feature_group_count,
+        "batch_group_count": batch_group_count,
+        "precision": precision,
+        "preferred_element_type": preferred_element_type,
+    }
+    if out_sharding is not None:
+        return lax.conv_general_dilated(lhs, rhs, out_sharding=out_sharding, **arguments)
+    if feature_group_count == 1 or batch_group_count != 1 or not _is_plain(lhs, rhs, lhs_dilation):
+        return lax.conv_general_dilated(lhs, rhs, **arguments)
+
+    # The checks are lax's own, and so are their messages.
+    result = jax.eval_shape(lambda a, b: lax.conv_general_dilated(a, b, **arguments), lhs, rhs)
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    x = jnp.transpose(lhs, _batch_first_channels_last(numbers.lhs_spec))
+    filters = jnp.transpose(rhs, [*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]])
+    image, filter_size = x.shape[1:-1], filters.shape[:-2]
+    if not all(isinstance(size, int) for size in (*image, *filter_size)) or 0 in rhs.shape:
+        return lax.conv_general_dilated(lhs, rhs, **arguments)
+    dilation = tuple(rhs_dilation or (1,) * len(image))
+    if isinstance(padding, str):
+        effective = [(k - 1) * d + 1 for k, d in zip(filter_size, dilation, strict=True)]
+        padding = lax.padtype_to_pads(image, effective, window_strides, padding)
+    convolution = Convolution(
+        image=image,
+        filter_size=filter_size,
+        groups=feature_group_count,
+        strides=tuple(window_strides),
+        padding=tuple((int(before), int(after)) for before, after in padding),
+        dilation=dilation,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    y = _primitive.bind(Role.FORWARD, x, filters, convolution, dtype=result.dtype)
+    order = _batch_first_channels_last(numbers.out_spec)
+    return jnp.transpose(y, [order.index(axis) for axis in range(y.ndim)])
+
+
+def _is_plain(lhs: jax.Array, rhs: jax.Array, lhs_dilation: Sequence[int] | None) -> bool:
+    """Whether the operands are floating-point images without holes."""
+    spatial = jnp.ndim(lhs) - 2
+    undilated = lhs_dilation is None or all(dilation == 1 for dilation in lhs_dilation)
+    return (
+        spatial > 0
+        and undilated
+        and jnp.issubdtype(lhs.dtype, jnp.floating)
+        and lhs.dtype == rhs.dtype
+    )
+
+
+def _batch_first_channels_last(spec: Sequence[int]) -> list[int]:
+    """``(batch, channels, *spatial)``, as JAX orders its dimension numbers, in canonical order."""
+    return [spec[0], *spec[2:], spec[1]]

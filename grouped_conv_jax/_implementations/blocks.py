@@ -1,0 +1,85 @@
+"""Neighbouring groups merged into block-diagonal dense convolutions.
+
+A dense convolution a few dozen channels wide runs at the speed of a matrix product, which XLA's
+grouped one never does; the zeros off the diagonal cost less than the groups' own loop.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax._implementations import lax
+
+# Narrower matrix products leave the vector units idle, wider ones multiply more zeros.
+_BLOCK_CHANNELS = 16
+
+
+def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
+    """Why this implementation cannot compute ``role``, or ``None``."""
+    del role, convolution, channels, filters
+    return None
+
+
+def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
+    """``y`` ``(B, *outputs, G*F)``."""
+    dense, merged = _merge(convolution, filters.shape[-2], filters.shape[-1] // convolution.groups)
+    blocks = _block_diagonal(filters, convolution.groups, merged)
+    parts = [
+        lax.forward(part, block, dense)
+        for part, block in zip(_split(x, len(blocks)), blocks, strict=True)
+    ]
+    return jnp.concatenate(parts, -1)
+
+
+def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """``x`` ``(B, *image, G*C)``."""
+    dense, merged = _merge(convolution, filters.shape[-2], filters.shape[-1] // convolution.groups)
+    blocks = _block_diagonal(filters, convolution.groups, merged)
+    parts = [
+        lax.input_gradient(block, part, dense)
+        for part, block in zip(_split(y, len(blocks)), blocks, strict=True)
+    ]
+    return jnp.concatenate(parts, -1)
+
+
+def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """Filters ``(*filter, C, G*F)``: the dense gradient's diagonal blocks."""
+    groups = convolution.groups
+    channels, filters = x.shape[-1] // groups, y.shape[-1] // groups
+    dense, merged = _merge(convolution, channels, filters)
+    count = groups // merged
+    parts = []
+    for x_part, y_part in zip(_split(x, count), _split(y, count), strict=True):
+        gradient = lax.filter_gradient(x_part, y_part, dense)
+        blocks = gradient.reshape(*convolution.filter_size, merged, channels, merged, filters)
+        diagonal = jnp.diagonal(blocks, axis1=-4, axis2=-2)  # (*filter, C, F, merged)
+        parts.append(jnp.swapaxes(diagonal, -1, -2).reshape(*blocks.shape[:-4], channels, -1))
+    return jnp.concatenate(parts, -1)
+
+
+def _merge(convolution: Convolution, channels: int, filters: int) -> tuple[Convolution, int]:
+    """The dense convolution of one block, and how many groups it merges."""
+    wanted = math.ceil(_BLOCK_CHANNELS / min(channels, filters))
+    divisors = [n for n in range(1, convolution.groups + 1) if convolution.groups % n == 0]
+    merged = min((n for n in divisors if n >= wanted), default=convolution.groups)
+    return dataclasses.replace(convolution, groups=1), merged
+
+
+def _split(array: jax.Array, count: int) -> list[jax.Array]:
+    return jnp.split(array, count, axis=-1)
+
+
+def _block_diagonal(filters: jax.Array, groups: int, merged: int) -> list[jax.Array]:
+    """``(*filter, C, G*F)`` to ``G / merged`` filters ``(*filter, merged*C, merged*F)``."""
+    *size, channels, outputs = filters.shape
+    count, each = groups // merged, outputs // groups
+    split = filters.reshape(*size, 1, channels, count, merged, each)
+    # A group's channels meet its own filters alone.
+    own = jnp.eye(merged, dtype=bool).reshape(merged, 1, 1, merged, 1)
+    spread = jnp.where(own, split, jnp.zeros((), filters.dtype))
+    return [
+        spread[..., i, :, :].reshape(*size, merged * channels, merged * each) for i in range(count)
+    ]

@@ -1,0 +1,263 @@
+"""Shift and add: a sum over the filter's taps of shifted images, its lanes over the groups.
+
+With few channels per group there is too little to sum for a matrix product. What remains is bound
+by memory, and XLA fuses the whole sum into one loop over data whose minor axis, the groups, is
+contiguous.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from grouped_conv_jax._convolution import Convolution, Role, accumulator
+
+# A sum of more terms than this is rolled up, since the time to compile grows with them.
+_UNROLLED_TERMS = 128
+_FEW = 16
+
+
+class _Shift(NamedTuple):
+    """What one term of a sum takes along one axis.
+
+    Attributes:
+        weight: which of the weights; ``None`` for all, to which the image is broadcast.
+        start: where its window into the image starts.
+    """
+
+    weight: int | None
+    start: int
+
+
+def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
+    """Why this implementation cannot compute ``role``, or ``None``."""
+    del role
+    if channels * filters > _FEW:
+        return (
+            f"sums over taps serve at most {_FEW} channels times filters per group, "
+            f"got {channels} * {filters}"
+        )
+    if not all(isinstance(size, int) for size in convolution.image):
+        return f"the image's size must be known, got {convolution.image}"
+    return None
+
+
+def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
+    """``y`` ``(B, *outputs, G*F)``."""
+    images = _planes(_pad(x, convolution.padding), convolution.groups)
+    shifts = [
+        [_Shift(i, i * dilation) for i in range(size)]
+        for size, dilation in zip(convolution.filter_size, convolution.dilation, strict=True)
+    ]
+    by_filter = zip(*_weights(filters, convolution.groups), strict=True)
+    return _join(
+        [
+            _sum_of_shifts(images, weights, shifts, convolution.outputs, convolution.strides)
+            for weights in by_filter
+        ]
+    )
+
+
+def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """``x`` ``(B, *image, G*C)``.
+
+    Tap ``i`` carries output ``o`` to pixel ``o * s + i * d`` of the padded image, which with
+    ``q, r = divmod(i * d, s)`` is ``(o + q) * s + r``. So pixel ``m * s + r`` collects ``y[m - q]``
+    over the taps of phase ``r``. The phases become axes of the weights, each behind the axis it
+    interleaves with, and the whole is one sum at stride one.
+    """
+    padding, shifts, counts, crops = [], [], [], []
+    for image, (before, _), outputs, size, stride, dilation in zip(
+        convolution.image,
+        convolution.padding,
+        convolution.outputs,
+        convolution.filter_size,
+        convolution.strides,
+        convolution.dilation,
+        strict=True,
+    ):
+        quotients = sorted({i * dilation // stride for i in range(size)})
+        first, last = before // stride, (before + image - 1) // stride
+        padding.append((quotients[-1] - first, last + 1 - outputs))
+        shifts += [[_Shift(q, quotients[-1] - q) for q in quotients], [_Shift(None, 0)]]
+        counts += [last + 1 - first, 1]
+        crops.append(slice(before - first * stride, before - first * stride + image))
+    images = [
+        jnp.expand_dims(plane, [2 * axis + 2 for axis in range(len(counts) // 2)])
+        for plane in _planes(_pad(y, padding), convolution.groups)
+    ]
+    planes = []
+    for weights in _weights(filters, convolution.groups):
+        phased = [_by_phase(plane, convolution) for plane in weights]
+        interleaved = _sum_of_shifts(images, phased, shifts, counts, [1] * len(counts))
+        merged = [n * s for n, s in zip(counts[::2], convolution.strides, strict=True)]
+        whole = interleaved.reshape(len(y), *merged, convolution.groups)
+        planes.append(whole[(slice(None), *crops)])
+    return _join(planes)
+
+
+def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """Filters ``(*filter, C, G*F)``."""
+    images = _planes(_pad(x, convolution.padding), convolution.groups)
+    cotangents = _planes(y, convolution.groups)
+    pairs = [
+        [_correlate(image, cotangent, convolution) for cotangent in cotangents] for image in images
+    ]
+    # (C, F, *filter, G) to (*filter, C, G * F)
+    stacked = jnp.stack([jnp.stack(row) for row in pairs])
+    whole = jnp.moveaxis(stacked, (0, 1), (-3, -1))
+    return whole.reshape(*convolution.filter_size, len(images), -1)
+
+
+def _pad(x: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """Zeros around the spatial axes; negative widths crop."""
+    zero = jnp.zeros((), x.dtype)
+    return lax.pad(x, zero, [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
+
+
+def _planes(x: jax.Array, groups: int) -> list[jax.Array]:
+    """``(..., G*C)`` to ``C`` arrays ``(..., G)``."""
+    split = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return [split[..., c] for c in range(split.shape[-1])]
+
+
+def _join(planes: Sequence[jax.Array]) -> jax.Array:
+    """The inverse of :func:`_planes`."""
+    if len(planes) == 1:
+        return planes[0]
+    return jnp.stack(planes, -1).reshape(*planes[0].shape[:-1], -1)
+
+
+def _weights(filters: jax.Array, groups: int) -> list[list[jax.Array]]:
+    """``(*filter, C, G*F)`` to arrays ``(*filter, G)``, by channel and filter of the group."""
+    *size, channels, outputs = filters.shape
+    split = filters.reshape(*size, channels, groups, outputs // groups)
+    return [[split[..., c, :, f] for f in range(split.shape[-1])] for c in range(channels)]
+
+
+def _by_phase(weights: jax.Array, convolution: Convolution) -> jax.Array:
+    """``(*filter, G)`` to ``(Q1, 1, Q2, 1, ..., s1, 1, s2, ..., G)``: quotients, then phases.
+
+    A weight stands at the quotient and the rest of its offset divided by the stride; a phase that
+    has no tap at a quotient has a zero there.
+    """
+    for axis, (size, stride, dilation) in enumerate(
+        zip(convolution.filter_size, convolution.strides, convolution.dilation, strict=True)
+    ):
+        # Zeros between the taps, and behind the last to a multiple of the stride.
+        extent = (size - 1) * dilation + 1
+        spread = [(0, 0, 0)] * weights.ndim
+        spread[2 * axis] = (0, -extent % stride, dilation - 1)
+        weights = lax.pad(weights, jnp.zeros((), weights.dtype), spread)
+        weights = weights.reshape(
+            *weights.shape[: 2 * axis], -1, stride, *weights.shape[2 * axis + 1 :]
+        )
+    return weights
+
+
+def _sum_of_shifts(
+    images: Sequence[jax.Array],
+    weights: Sequence[jax.Array],
+    shifts: Sequence[Sequence[_Shift]],
+    counts: Sequence[int],
+    strides: Sequence[int],
+) -> jax.Array:
+    """Adds up windows of images, each times its weight.
+
+    Args:
+        images: arrays ``(B, *padded, G)``.
+        weights: for each image an array ``(*weights, G)``.
+        shifts: for each axis the terms' shifts along it; the terms are their product.
+        counts: the window's size along each axis.
+        strides: the window's step along each axis.
+    """
+    if len(images) * math.prod(map(len, shifts)) <= _UNROLLED_TERMS or len(shifts[0]) == 1:
+        return _unrolled(images, weights, shifts, counts, strides)
+
+    extent = (counts[0] - 1) * strides[0] + 1
+    indices = jnp.array([[shift.weight, shift.start] for shift in shifts[0]])
+    inner = [[_Shift(0, 0)], *shifts[1:]]
+
+    def add(i: jax.Array, total: jax.Array) -> jax.Array:
+        weight, start = indices[i]
+        rows = [lax.dynamic_slice_in_dim(image, start, extent, 1) for image in images]
+        row_weights = [lax.dynamic_slice_in_dim(plane, weight, 1, 0) for plane in weights]
+        # A slice that XLA fused into the sum would keep LLVM from vectorizing it.
+        rows, row_weights = lax.optimization_barrier((rows, row_weights))
+        return total + _unrolled(rows, row_weights, inner, counts, strides)
+
+    shape = jax.eval_shape(
+        lambda: _unrolled(images, weights, [row[:1] for row in shifts], counts, strides)
+    )
+    return lax.fori_loop(0, len(shifts[0]), add, jnp.zeros(shape.shape, shape.dtype))
+
+
+def _unrolled(
+    images: Sequence[jax.Array],
+    weights: Sequence[jax.Array],
+    shifts: Sequence[Sequence[_Shift]],
+    counts: Sequence[int],
+    strides: Sequence[int],
+) -> jax.Array:
+    dtype = accumulator(*images, *weights)
+    total: jax.Array | None = None
+    for term in itertools.product(*shifts):
+        for image, plane in zip(images, weights, strict=True):
+            window = _window(image, [shift.start for shift in term], counts, strides)
+            chosen = tuple(
+                slice(None) if i is None else slice(i, i + 1) for i, _ in term
+            )
+            product = window.astype(dtype) * plane[chosen][None].astype(dtype)
+            total = product if total is None else total + product
+    assert total is not None
+    return total
+
+
+def _window(
+    image: jax.Array, starts: Sequence[int], counts: Sequence[int], strides: Sequence[int]
+) -> jax.Array:
+    """``counts`` pixels of ``(B, *image, G)`` from ``starts``, ``strides`` apart."""
+    ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, counts, strides, strict=True)]
+    return lax.slice(
+        image,
+        (0, *starts, 0),
+        (image.shape[0], *ends, image.shape[-1]),
+        (1, *strides, 1),
+    )
+
+
+def _correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
+    """``(*filter, G)``: for each tap the sum over batch and outputs of window times cotangent.
+
+    One row of outputs at a time, into one accumulator a tap: XLA:CPU vectorizes a sum of arrays,
+    but not a reduction of a product.
+    """
+    dtype = accumulator(image, cotangent)
+    taps = list(itertools.product(*map(range, convolution.filter_size)))
+    rest = convolution.outputs[1:]
+    extent = convolution.effective_filter_size[0]
+
+    def add(row: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
+        rows = lax.dynamic_slice_in_dim(image, row * convolution.strides[0], extent, 1)
+        outputs = lax.dynamic_slice_in_dim(cotangent, row, 1, 1)
+        rows, outputs = lax.optimization_barrier((rows, outputs))
+        return [
+            total
+            + _window(
+                rows,
+                [i * d for i, d in zip(tap, convolution.dilation, strict=True)],
+                (1, *rest),
+                (1, *convolution.strides[1:]),
+            ).astype(dtype)
+            * outputs.astype(dtype)
+            for total, tap in zip(totals, taps, strict=True)
+        ]
+
+    zeros = jnp.zeros((cotangent.shape[0], 1, *cotangent.shape[2:]), dtype)
+    totals = lax.fori_loop(0, convolution.outputs[0], add, [zeros] * len(taps))
+    sums = [total.sum(tuple(range(total.ndim - 1))) for total in totals]
+    return jnp.stack(sums).reshape(*convolution.filter_size, -1)

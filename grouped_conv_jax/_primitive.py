@@ -1,0 +1,210 @@
+"""Grouped convolution as one bilinear JAX primitive with three roles.
+
+A primitive of our own keeps every transformation on the fast path: each derivative is the same
+primitive in another role, batching is written once, and the implementation is chosen when the
+program is lowered, for the platform it is lowered for.
+
+This is the one module that uses JAX below its documented interface: ``jax.extend.core.Primitive``
+and the registration functions of ``jax.interpreters`` (``ad.defbilinear``,
+``batching.primitive_batchers``, ``mlir.register_lowering`` and ``mlir.lower_fun``). Tried with
+JAX 0.10.2 and 0.12.0; ``tests/test_primitive.py`` fails loudly when one of them changes.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+from jax.core import ShapedArray
+from jax.interpreters import ad, batching, mlir
+from jax.typing import DTypeLike
+
+from grouped_conv_jax import _choice
+from grouped_conv_jax._convolution import Convolution, Role, accumulator
+
+Stacks: TypeAlias = tuple[tuple[bool, bool], ...]
+"""Leading axes that ``vmap`` added, outermost first: whether each operand has each."""
+
+primitive = jax.extend.core.Primitive("grouped_convolution")
+
+
+def bind(
+    role: Role,
+    lhs: jax.Array,
+    rhs: jax.Array,
+    convolution: Convolution,
+    *,
+    dtype: DTypeLike,
+    implementation: str | None = None,
+    stacks: Stacks = (),
+) -> jax.Array:
+    """Computes ``role`` from its two operands, which are in the order of ``role.operands``.
+
+    Args:
+        role: what to compute.
+        lhs: the first operand, in canonical order, after its stacked axes.
+        rhs: the second operand, likewise.
+        convolution: the static description.
+        dtype: of the result.
+        implementation: the name of one, or ``None`` for the choice of the platform.
+        stacks: see :data:`Stacks`; the result has an axis for each.
+    """
+    return primitive.bind(
+        lhs,
+        rhs,
+        role=role,
+        convolution=convolution,
+        dtype=jnp.dtype(dtype),
+        implementation=implementation,
+        stacks=stacks,
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("role", "convolution", "dtype", "implementation", "stacks")
+)
+def _evaluate(lhs: jax.Array, rhs: jax.Array, **parameters: Any) -> jax.Array:
+    return primitive.bind(lhs, rhs, **parameters)
+
+
+primitive.def_impl(_evaluate)
+
+
+@primitive.def_abstract_eval
+def _abstract_eval(
+    lhs: ShapedArray,
+    rhs: ShapedArray,
+    *,
+    role: Role,
+    convolution: Convolution,
+    dtype: Any,
+    implementation: str | None,
+    stacks: Stacks,
+) -> ShapedArray:
+    del implementation
+    sizes, (lhs_shape, rhs_shape) = _unstack(stacks, lhs.shape, rhs.shape)
+    return ShapedArray((*sizes, *convolution.shape(role, lhs_shape, rhs_shape)), dtype)
+
+
+def _unstack(
+    stacks: Stacks, *shapes: tuple[int, ...]
+) -> tuple[list[int], list[tuple[int, ...]]]:
+    """The sizes of the stacked axes, and the operands' shapes without them."""
+    rest = list(shapes)
+    sizes: list[int] = []
+    for level in stacks:
+        for i, stacked in enumerate(level):
+            if stacked:
+                size, *tail = rest[i]
+                rest[i] = tuple(tail)
+        sizes.append(size)
+    return sizes, rest
+
+
+def _transpose_rule(position: int) -> Any:
+    """The transpose in the operand at ``position``: the role that computes that operand."""
+
+    def rule(
+        cotangent: jax.Array,
+        lhs: Any,
+        rhs: Any,
+        *,
+        role: Role,
+        stacks: Stacks,
+        **parameters: Any,
+    ) -> jax.Array:
+        wanted, other_role = role.operands[position], role.operands[1 - position]
+        linear, other = (lhs, rhs) if position == 0 else (rhs, lhs)
+        values = {other_role: other, role: cotangent}
+        flags = {other_role: [level[1 - position] for level in stacks], role: [True] * len(stacks)}
+        first, second = wanted.operands
+        result = bind(
+            wanted,
+            values[first],
+            values[second],
+            stacks=tuple(zip(flags[first], flags[second], strict=True)),
+            **(parameters | {"dtype": linear.aval.dtype}),
+        )
+        # An operand that all members of a stack share collects the cotangents of all of them.
+        shared = tuple(i for i, level in enumerate(stacks) if not level[position])
+        return jnp.sum(result, shared) if shared else result
+
+    return rule
+
+
+ad.defbilinear(primitive, _transpose_rule(0), _transpose_rule(1))
+
+
+def _batch(
+    operands: Sequence[jax.Array],
+    dims: Sequence[int | None],
+    *,
+    role: Role,
+    stacks: Stacks,
+    **parameters: Any,
+) -> tuple[jax.Array, int]:
+    """A mapped axis joins the batch where nothing but images has it, else it is stacked."""
+    filters_mapped = role == Role.FILTER_GRADIENT or dims[role.operands.index(Role.FILTER_GRADIENT)] is not None
+    if filters_mapped:
+        lhs, rhs = (
+            operand if dim is None else jnp.moveaxis(operand, dim, 0)
+            for operand, dim in zip(operands, dims, strict=True)
+        )
+        level = (dims[0] is not None, dims[1] is not None)
+        return bind(role, lhs, rhs, stacks=(level, *stacks), **parameters), 0
+    images = 0 if dims[0] is not None else 1
+    axis = sum(level[images] for level in stacks)
+    moved = jnp.moveaxis(operands[images], dims[images] or 0, axis)
+    shape = moved.shape
+    joined = moved.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+    lhs, rhs = (joined, operands[1]) if images == 0 else (operands[0], joined)
+    result = bind(role, lhs, rhs, stacks=stacks, **parameters)
+    out = len(stacks)
+    return result.reshape(
+        *result.shape[:out], shape[axis], shape[axis + 1], *result.shape[out + 1 :]
+    ), out
+
+
+batching.primitive_batchers[primitive] = _batch
+
+
+def _compute(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    *,
+    role: Role,
+    convolution: Convolution,
+    dtype: Any,
+    implementation: str | None,
+    stacks: Stacks,
+    platform: str,
+) -> jax.Array:
+    """Runs the implementation chosen for ``platform``, in plain JAX."""
+    _, shapes = _unstack(stacks, lhs.shape, rhs.shape)
+    operands = dict(zip(role.operands, shapes, strict=True))
+    operands[role] = convolution.shape(role, *shapes)
+    channels, outputs = operands[Role.FILTER_GRADIENT][-2:]
+    choice = _choice.choose(
+        role, convolution, channels, outputs // convolution.groups, platform, implementation
+    )
+    compute = functools.partial(choice.function(role), convolution=convolution)
+    # With preferred_element_type a cotangent may be wider than what it meets.
+    common = lhs.dtype if lhs.dtype == rhs.dtype else accumulator(lhs, rhs)
+    for in_first, in_second in reversed(stacks):
+        axes = (0 if in_first else None, 0 if in_second else None)
+        compute = jax.vmap(compute, in_axes=axes)
+    return compute(lhs.astype(common), rhs.astype(common)).astype(dtype)
+
+
+def _lowering(platform: str) -> Any:
+    return mlir.lower_fun(
+        functools.partial(_compute, platform=platform), multiple_results=False
+    )
+
+
+for _platform in ("cpu", "cuda", "rocm", "tpu"):
+    mlir.register_lowering(primitive, _lowering(_platform), platform=_platform)
+# Platforms that nobody has measured: whatever XLA does there.
+mlir.register_lowering(primitive, _lowering("other"))
