@@ -5,9 +5,9 @@ The pure function is :func:`grouped_conv2d`; ``linen`` and ``nnx`` hold the Flax
 those who come from there, ``convert`` what brings weights in and out.
 """
 
-from grouped_conv_jax import initializers, linen, nnx
+from grouped_conv_jax import convert, initializers, linen, matlab, nnx, optim
 from grouped_conv_jax._functional import grouped_conv2d
 
 __version__ = "0.1.0"
 
-__all__ = ["grouped_conv2d", "initializers", "linen", "nnx"]
+__all__ = ["convert", "grouped_conv2d", "initializers", "linen", "matlab", "nnx", "optim"]
