@@ -80,16 +80,15 @@ def word(name: str, value: Any, words: Sequence[str], also: str = "") -> str:
     plain = {w.replace("-", ""): w for w in words}
     found = plain.get(value.lower().replace("-", ""))
     if found is None:
-        raise ValueError(
-            f"{name} must be one of {listed}, got {value!r}{nearest(value.lower(), words)}"
-        )
+        raise ValueError(f"{name} must be one of {listed}, got {value!r}{nearest(value, words)}")
     return found
 
 
 def nearest(value: str, words: Iterable[str]) -> str:
-    """A hint ``"; did you mean 'same'?"`` or an empty string."""
-    close = difflib.get_close_matches(value, list(words), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """A hint ``"; did you mean 'same'?"`` or an empty string; case does not matter."""
+    spelled = {word.lower(): word for word in words}
+    close = difflib.get_close_matches(value.lower(), spelled, n=1)
+    return f"; did you mean {spelled[close[0]]!r}?" if close else ""
 
 
 def shape_is(name: str, array: Any, expected: tuple[int, ...], axes: str) -> None:

@@ -75,6 +75,10 @@ class Hyperparameters:
             "num_channels_per_group": _integer_or_word(
                 "num_channels_per_group", self.num_channels_per_group, "auto"
             ),
+            "weights_initializer": initializers.check(
+                "weights_initializer", self.weights_initializer
+            ),
+            "bias_initializer": initializers.check("bias_initializer", self.bias_initializer),
             "data_format": Layout.parse(self.data_format).data_format,
             "implementation": check_implementation(self.implementation),
         }
@@ -93,8 +97,6 @@ class Hyperparameters:
                 'num_channels_per_group must be "auto" or 1 where num_groups is "channel-wise", '
                 f"got {self.num_channels_per_group!r}"
             )
-        initializers.resolve("weights_initializer", self.weights_initializer)
-        initializers.resolve("bias_initializer", self.bias_initializer)
         _check_floating("param_dtype", self.param_dtype)
         if self.dtype is not None:
             _check_floating("dtype", self.dtype)
@@ -187,17 +189,12 @@ class Hyperparameters:
     @property
     def initialize_weights(self) -> Initializer:
         """``(key, shape, dtype)`` to the first weights."""
-        return _initializer(
-            initializers.resolve("weights_initializer", self.weights_initializer),
-            self.initial_weights,
-        )
+        return _initializer(self.weights_initializer, self.initial_weights)
 
     @property
     def initialize_bias(self) -> Initializer:
         """``(key, shape, dtype)`` to the first bias."""
-        return _initializer(
-            initializers.resolve("bias_initializer", self.bias_initializer), self.initial_bias
-        )
+        return _initializer(self.bias_initializer, self.initial_bias)
 
     def __call__(self, x: ArrayLike, weights: jax.Array, bias: jax.Array | None) -> jax.Array:
         """Applies the layer, in ``dtype`` where one is set."""
@@ -279,9 +276,9 @@ def _check_floating(name: str, dtype: Any) -> None:
         raise TypeError(f"{name} must be a floating-point dtype, got {dtype!r}")
 
 
-def _initializer(initializer: Initializer, initial: ArrayLike | None) -> Initializer:
+def _initializer(initializer: str | Initializer, initial: ArrayLike | None) -> Initializer:
     if initial is None:
-        return initializer
+        return initializers.resolve(initializer)
 
     def start(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
         del key, shape  # The array's own shape was checked when the layer was built.

@@ -87,8 +87,8 @@ _BIAS_WORDS: dict[str, Initializer] = {
 _WEIGHTS_WORDS: dict[str, Initializer] = {"glorot": glorot, "he": he} | _BIAS_WORDS
 
 
-def resolve(name: str, value: str | Initializer) -> Initializer:
-    """Returns the initializer that the argument ``name`` means by a word or a callable.
+def check(name: str, value: str | Initializer) -> str | Initializer:
+    """Returns the callable, or the word as it is spelled here, that the argument ``name`` got.
 
     Raises:
         ValueError: an unknown word.
@@ -96,8 +96,13 @@ def resolve(name: str, value: str | Initializer) -> Initializer:
     """
     if callable(value):
         return value
-    words = _BIAS_WORDS if name == "bias_initializer" else _WEIGHTS_WORDS
-    return words[_checks.word(name, value, tuple(words), "a callable (key, shape, dtype)")]
+    words = tuple(_BIAS_WORDS if name == "bias_initializer" else _WEIGHTS_WORDS)
+    return _checks.word(name, value, words, "a callable (key, shape, dtype)")
+
+
+def resolve(value: str | Initializer) -> Initializer:
+    """Returns the initializer that what :func:`check` returned stands for."""
+    return _WEIGHTS_WORDS[value] if isinstance(value, str) else value
 
 
 def _check_five_axes(shape: tuple[int, ...]) -> None:

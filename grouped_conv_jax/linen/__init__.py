@@ -1,5 +1,7 @@
 """Linen modules, and what Linen users need around them."""
 
+from grouped_conv_jax.linen._factors import learnable_factors
 from grouped_conv_jax.linen._grouped_conv import GroupedConv2D
+from grouped_conv_jax.linen._separable_network import SeparableNetwork
 
-__all__ = ["GroupedConv2D"]
+__all__ = ["GroupedConv2D", "SeparableNetwork", "learnable_factors"]

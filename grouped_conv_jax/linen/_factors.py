@@ -9,6 +9,10 @@ import jax
 from grouped_conv_jax.linen._grouped_conv import GroupedConv2D
 from grouped_conv_jax.optim._factors import Factors, collect_factors
 
+# A module under nn.jit that was traced before would come from JAX's cache, and no call be seen. A
+# new value here makes JAX trace it again.
+_trace_anew = jax.make_user_context(None)
+
 
 def learnable_factors(model: nn.Module, rngs: Any, *example_inputs: Any, **kwargs: Any) -> Factors:
     """Reads the factors of all learnables of a model from its grouped convolutions.
@@ -45,7 +49,7 @@ def learnable_factors(model: nn.Module, rngs: Any, *example_inputs: Any, **kwarg
             layers["/".join(context.module.path)] = context.module
         return method(*args, **kwargs)
 
-    with nn.intercept_methods(record):
+    with _trace_anew(object()), nn.intercept_methods(record):
         variables = _shapes(model.init, rngs, *example_inputs, **kwargs)
     return collect_factors(variables.get("params", {}), layers)
 
@@ -56,7 +60,8 @@ def _shapes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype")}
 
     def call(arrays: dict[int, Any]) -> Any:
-        args, kwargs = structure.unflatten([arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
+        filled = [arrays.get(i, leaf) for i, leaf in enumerate(leaves)]
+        args, kwargs = jax.tree.unflatten(structure, filled)
         return function(*args, **kwargs)
 
     return jax.eval_shape(call, arrays)

@@ -1,5 +1,7 @@
 """NNX modules, and what NNX users need around them."""
 
+from grouped_conv_jax.nnx._factors import learnable_factors
 from grouped_conv_jax.nnx._grouped_conv import GroupedConv2D
+from grouped_conv_jax.nnx._separable_network import SeparableNetwork
 
-__all__ = ["GroupedConv2D"]
+__all__ = ["GroupedConv2D", "SeparableNetwork", "learnable_factors"]

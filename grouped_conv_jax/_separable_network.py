@@ -1,0 +1,65 @@
+"""What the Linen and the NNX separable network share: the layers' arguments and the sizes."""
+
+from typing import Any
+
+import jax
+
+from grouped_conv_jax import _checks
+
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
+    "convolution": {
+        "filter_size": 3,
+        "num_filters_per_group": 32,
+        "num_groups": 1,
+        "padding": "same",
+    },
+    "channel_wise": {
+        "filter_size": 3,
+        "num_filters_per_group": 1,
+        "num_groups": "channel-wise",
+        "stride": 2,
+        "padding": "same",
+    },
+    "pointwise": {
+        "filter_size": 1,
+        "num_filters_per_group": 16,
+        "num_groups": 1,
+        "padding": "same",
+    },
+}
+"""The convolutions by their names, in order; batch normalization and ReLU follow each."""
+
+# MATLAB's defaults; Flax's momentum of 0.99 is too slow for an epoch of a few dozen steps.
+BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
+POOL = (2, 2)
+initialize_fully_connected = jax.nn.initializers.glorot_uniform()
+
+
+def norm_of(convolution: str) -> str:
+    """The name of the batch normalization that follows a convolution."""
+    return f"{convolution}_norm"
+
+
+def num_features(image_size: tuple[int, ...]) -> int:
+    """How many numbers the pooling leaves of an image of (height, width).
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    height, width = image_size
+    if min(height, width) < 3:
+        raise ValueError(f"x must have a height and width of at least 3, got {height} x {width}")
+    # The strided convolution rounds up, the pooling down.
+    last = CONVOLUTIONS["pointwise"]["num_filters_per_group"]
+    return ((height + 1) // 2 // 2) * ((width + 1) // 2 // 2) * last
+
+
+def check_rank(shape: tuple[Any, ...]) -> None:
+    """Raises ``ValueError`` unless there are at least height, width and channels."""
+    if len(shape) < 3:
+        raise ValueError(f"x must have the axes (..., height, width, channels), got shape {shape}")
+
+
+def check_num_classes(num_classes: Any) -> int:
+    """Returns a positive number of classes."""
+    return _checks.integer("num_classes", num_classes, 1)

@@ -1,0 +1,91 @@
+"""The channel-wise separable network as a Linen module."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from grouped_conv_jax import _separable_network as parts
+from grouped_conv_jax.linen._grouped_conv import GroupedConv2D
+
+
+class SeparableNetwork(nn.Module):
+    """Classifies images with a convolution, a channel-wise one and a 1x1 convolution.
+
+    Convolution 3x3 to 32 channels; channel-wise convolution 3x3 with stride 2; convolution 1x1 to
+    16 channels; each padded ``"same"`` and followed by batch normalization and ReLU. Then max
+    pooling 2x2 with stride 2, a fully connected layer and softmax. All convolutions are
+    :class:`GroupedConv2D`.
+
+    Calling the module gives probabilities. The method :meth:`logits` gives what goes into the
+    softmax, which is what a loss such as ``optax.softmax_cross_entropy`` takes.
+
+    Letters: ``B`` batch, ``H`` height, ``W`` width, ``C`` channels, ``K`` classes.
+
+    Attributes:
+        num_classes: ``K``.
+        dtype: of the computation; ``None`` for the promoted dtype of input and parameters.
+        param_dtype: of the parameters.
+        implementation: of the convolutions, as in :func:`grouped_conv_jax.grouped_conv2d`.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument has a wrong value; at the first call, the image is smaller than 3x3.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from grouped_conv_jax.linen import SeparableNetwork
+        >>> network = SeparableNetwork(num_classes=5)
+        >>> images = jnp.ones((2, 28, 28, 3))
+        >>> variables = network.init(jax.random.key(0), images)
+        >>> network.apply(variables, images).shape
+        (2, 5)
+
+        In training the batch's own statistics normalize it, and the running ones change:
+
+        >>> logits, changes = network.apply(
+        ...     variables, images, train=True, method="logits", mutable=["batch_stats"]
+        ... )
+        >>> logits.shape, list(changes)
+        ((2, 5), ['batch_stats'])
+    """
+
+    num_classes: int
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    implementation: str | None = None
+
+    def __post_init__(self) -> None:
+        self.num_classes = parts.check_num_classes(self.num_classes)
+        super().__post_init__()
+
+    def __call__(self, x: ArrayLike, train: bool = False) -> jax.Array:
+        """Returns probabilities ``(B, K)`` for images ``(B, H, W, C)``."""
+        return nn.softmax(self.logits(x, train))
+
+    @nn.compact
+    def logits(self, x: ArrayLike, train: bool = False) -> jax.Array:
+        """Returns logits ``(B, K)`` for images ``(B, H, W, C)``.
+
+        Args:
+            x: images.
+            train: whether the batch normalizations use the batch's statistics and update the
+                running ones (collection ``batch_stats``, which must then be mutable).
+        """
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        parts.check_rank(jnp.shape(x))
+        parts.num_features(jnp.shape(x)[-3:-1])
+        for name, layer in parts.CONVOLUTIONS.items():
+            x = GroupedConv2D(**layer, **dtypes, implementation=self.implementation, name=name)(x)
+            norm = nn.BatchNorm(not train, **parts.BATCH_NORM, **dtypes, name=parts.norm_of(name))
+            x = nn.relu(norm(x))
+        x = nn.max_pool(x, parts.POOL, strides=parts.POOL)
+        x = x.reshape(*x.shape[:-3], math.prod(x.shape[-3:]))
+        return nn.Dense(
+            self.num_classes,
+            kernel_init=parts.initialize_fully_connected,
+            **dtypes,
+            name="fully_connected",
+        )(x)

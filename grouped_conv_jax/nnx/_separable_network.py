@@ -1,0 +1,105 @@
+"""The channel-wise separable network as an NNX module."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+
+from grouped_conv_jax import _checks
+from grouped_conv_jax import _separable_network as parts
+from grouped_conv_jax._layer import IntPair
+from grouped_conv_jax.nnx._grouped_conv import GroupedConv2D
+
+
+class SeparableNetwork(nnx.Module):
+    """Classifies images with a convolution, a channel-wise one and a 1x1 convolution.
+
+    The layers are those of :class:`grouped_conv_jax.linen.SeparableNetwork`, and are attributes
+    with the names of its parameters: ``convolution``, ``convolution_norm``, ``channel_wise``,
+    ``channel_wise_norm``, ``pointwise``, ``pointwise_norm``, ``fully_connected``.
+
+    Calling the module gives probabilities. The method :meth:`logits` gives what goes into the
+    softmax, which is what a loss such as ``optax.softmax_cross_entropy`` takes. ``train()``, the
+    state of a new module, lets each batch's own statistics normalize it and updates the running
+    ones; ``eval()`` uses the running ones.
+
+    Letters: ``B`` batch, ``H`` height, ``W`` width, ``C`` channels, ``K`` classes.
+
+    Args:
+        num_channels: ``C``.
+        num_classes: ``K``.
+        image_size: of the images, in pixels: one number for both directions, or (height, width);
+            at least 3. The fully connected layer has a weight for every place in the image.
+        dtype: of the computation; ``None`` for the promoted dtype of input and parameters.
+        param_dtype: of the parameters.
+        implementation: of the convolutions, as in :func:`grouped_conv_jax.grouped_conv2d`.
+        rngs: where the initializers' keys come from (stream ``params``).
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument has a wrong value; at a call, the images have another size.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from grouped_conv_jax.nnx import SeparableNetwork
+        >>> network = SeparableNetwork(3, 5, image_size=28, rngs=nnx.Rngs(0))
+        >>> images = jnp.ones((2, 28, 28, 3))
+        >>> network.logits(images).shape
+        (2, 5)
+        >>> network.eval()
+        >>> network(images).shape
+        (2, 5)
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_classes: int,
+        image_size: IntPair = (227, 227),
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        implementation: str | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.num_channels = _checks.integer("num_channels", num_channels, 1)
+        self.num_classes = parts.check_num_classes(num_classes)
+        self.image_size = _checks.pair("image_size", image_size)
+        features = parts.num_features(self.image_size)
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        channels = num_channels
+        for name, layer in parts.CONVOLUTIONS.items():
+            convolution = GroupedConv2D(
+                channels, **layer, **dtypes, implementation=implementation, rngs=rngs
+            )
+            channels = layer["num_filters_per_group"] * convolution.num_groups
+            norm = nnx.BatchNorm(channels, **parts.BATCH_NORM, **dtypes, rngs=rngs)
+            setattr(self, name, convolution)
+            setattr(self, parts.norm_of(name), norm)
+        self.fully_connected = nnx.Linear(
+            features,
+            num_classes,
+            kernel_init=parts.initialize_fully_connected,
+            **dtypes,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: ArrayLike) -> jax.Array:
+        """Returns probabilities ``(B, K)`` for images ``(B, H, W, C)``."""
+        return nnx.softmax(self.logits(x))
+
+    def logits(self, x: ArrayLike) -> jax.Array:
+        """Returns logits ``(B, K)`` for images ``(B, H, W, C)``."""
+        parts.check_rank(jnp.shape(x))
+        if jnp.shape(x)[-3:-1] != self.image_size:
+            raise ValueError(
+                f"x must have images of image_size={self.image_size}, got shape {jnp.shape(x)}"
+            )
+        for name in parts.CONVOLUTIONS:
+            x = getattr(self, name)(x)
+            x = nnx.relu(getattr(self, parts.norm_of(name))(x))
+        x = nnx.max_pool(x, parts.POOL, strides=parts.POOL)
+        return self.fully_connected(x.reshape(*x.shape[:-3], math.prod(x.shape[-3:])))

@@ -1,0 +1,282 @@
+"""Solvers: stochastic gradient descent with momentum, Adam, RMSProp.
+
+The formulas are those of MATLAB's Deep Learning Toolbox (``trainingOptions``). A step takes the
+gradient, adds the L2 regularization, clips, applies the solver's rule and then the factors.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from grouped_conv_jax.optim import _arguments
+from grouped_conv_jax.optim._clipping import ThresholdMethod, clip_by_threshold, threshold_method
+from grouped_conv_jax.optim._factors import Factors, for_each_factor
+from grouped_conv_jax.optim._precision import at_least_float32
+from grouped_conv_jax.optim._regularization import add_l2_regularization
+
+
+def scale_by_learn_rate_factors(factors: Factors | None = None) -> optax.GradientTransformation:
+    """Multiplies the update of each learnable by its learning-rate factor.
+
+    Args:
+        factors: of each learnable; ``None`` for one everywhere.
+
+    Returns:
+        A transformation. Where the factor is 0 the update is exactly 0, even where it was NaN.
+
+    Raises:
+        TypeError: a factor is not a real number, or ``factors`` are not ``Factors``.
+        ValueError: a factor is negative or not finite; in ``init`` and ``update``, the factors do
+            not have the structure of the parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from grouped_conv_jax.optim import Factors, scale_by_learn_rate_factors
+        >>> factors = Factors(learn_rate={"a": 0.0, "b": 2.0}, l2={"a": 1.0, "b": 1.0})
+        >>> scale = scale_by_learn_rate_factors(factors)
+        >>> updates = {"a": jnp.array([jnp.nan]), "b": jnp.array([1.5])}
+        >>> updates, _ = scale.update(updates, scale.init(updates))
+        >>> updates["a"].tolist(), updates["b"].tolist()
+        ([0.0], [3.0])
+    """
+    return for_each_factor(
+        factors,
+        "learn_rate",
+        lambda factor: optax.scale(factor) if factor else optax.set_to_zero(),
+    )
+
+
+def sgdm(
+    learning_rate: optax.ScalarOrSchedule = 0.01,
+    momentum: float = 0.9,
+    *,
+    l2_regularization: float = 1e-4,
+    gradient_threshold: float = math.inf,
+    gradient_threshold_method: ThresholdMethod = "l2norm",
+    factors: Factors | None = None,
+) -> optax.GradientTransformation:
+    """Stochastic gradient descent with momentum.
+
+    ``v <- momentum * v - learning_rate * factor * g`` and ``w <- w + v``: the rate is inside the
+    velocity. ``optax.sgd`` has it outside; the two differ where the rate changes.
+
+    Args:
+        learning_rate: a nonnegative number, or an optax schedule from the number of steps taken.
+        momentum: from 0 to 1.
+        l2_regularization: as in :func:`add_l2_regularization`.
+        gradient_threshold: as in :func:`clip_by_threshold`.
+        gradient_threshold_method: as in :func:`clip_by_threshold`.
+        factors: of each learnable; ``None`` for one everywhere. A learnable of learning-rate
+            factor 0 stays as it is, whatever its gradient. Its finite gradients count in
+            ``"global-l2norm"``, the others as zero.
+
+    Returns:
+        A transformation whose ``update`` needs the parameters. Where they have 16 bits, it
+        computes and keeps its state in float32.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument is out of its range; in ``init`` and ``update``, the factors do not
+            have the structure of the parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from grouped_conv_jax.optim import sgdm
+        >>> params = {"weights": jnp.array([1.0, -1.0])}
+        >>> solver = sgdm(0.5, momentum=0.5, l2_regularization=0.0)
+        >>> state = solver.init(params)
+        >>> for _ in range(2):
+        ...     updates, state = solver.update({"weights": jnp.array([1.0, 0.0])}, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> params["weights"].tolist()
+        [-0.25, -1.0]
+    """
+    learning_rate = _arguments.learning_rate("learning_rate", learning_rate)
+    momentum = _arguments.momentum("momentum", momentum)
+    return at_least_float32(
+        optax.chain(
+            _prepare(l2_regularization, gradient_threshold, gradient_threshold_method, factors),
+            scale_by_learn_rate_factors(factors),
+            optax.scale_by_learning_rate(learning_rate),
+            optax.trace(momentum),
+        )
+    )
+
+
+def adam(
+    learning_rate: optax.ScalarOrSchedule = 0.001,
+    gradient_decay_factor: float = 0.9,
+    squared_gradient_decay_factor: float = 0.999,
+    epsilon: float = 1e-8,
+    *,
+    l2_regularization: float = 1e-4,
+    gradient_threshold: float = math.inf,
+    gradient_threshold_method: ThresholdMethod = "l2norm",
+    factors: Factors | None = None,
+) -> optax.GradientTransformation:
+    """Adam.
+
+    In step ``t`` the update is ``-learning_rate * factor * sqrt(1 - b2^t) / (1 - b1^t) *
+    m / (sqrt(v) + epsilon)``, with the decay factors ``b1`` and ``b2`` of the moving averages ``m``
+    and ``v`` of gradient and squared gradient. ``epsilon`` is not bias-corrected, as in the formula
+    that ends section 2 of Kingma and Ba, "Adam: A method for stochastic optimization" (2015);
+    ``optax.adam`` corrects ``v`` before it adds ``epsilon``.
+
+    Args:
+        learning_rate: a nonnegative number, or an optax schedule from the number of steps taken.
+        gradient_decay_factor: ``b1``, at least 0 and below 1.
+        squared_gradient_decay_factor: ``b2``, at least 0 and below 1.
+        epsilon: positive.
+        l2_regularization: as in :func:`add_l2_regularization`.
+        gradient_threshold: as in :func:`clip_by_threshold`.
+        gradient_threshold_method: as in :func:`clip_by_threshold`.
+        factors: as in :func:`sgdm`.
+
+    Returns:
+        A transformation, as from :func:`sgdm`.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument is out of its range; in ``init`` and ``update``, the factors do not
+            have the structure of the parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from grouped_conv_jax.optim import adam
+        >>> params = {"weights": jnp.array([0.0, 0.0])}
+        >>> solver = adam(0.125)
+        >>> gradients = {"weights": jnp.array([3.0, -0.5])}
+        >>> updates, _ = solver.update(gradients, solver.init(params), params)
+        >>> updates["weights"].round(4).tolist()
+        [-0.125, 0.125]
+    """
+    b1 = _arguments.decay_factor("gradient_decay_factor", gradient_decay_factor)
+    b2 = _arguments.decay_factor("squared_gradient_decay_factor", squared_gradient_decay_factor)
+    epsilon = _arguments.positive("epsilon", epsilon)
+    learning_rate = _arguments.learning_rate("learning_rate", learning_rate)
+    return at_least_float32(
+        optax.chain(
+            _prepare(l2_regularization, gradient_threshold, gradient_threshold_method, factors),
+            _scale_by_adam(b1, b2, epsilon),
+            scale_by_learn_rate_factors(factors),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )
+
+
+def rmsprop(
+    learning_rate: optax.ScalarOrSchedule = 0.001,
+    squared_gradient_decay_factor: float = 0.9,
+    epsilon: float = 1e-8,
+    *,
+    l2_regularization: float = 1e-4,
+    gradient_threshold: float = math.inf,
+    gradient_threshold_method: ThresholdMethod = "l2norm",
+    factors: Factors | None = None,
+) -> optax.GradientTransformation:
+    """RMSProp.
+
+    The update is ``-learning_rate * factor * g / (sqrt(v) + epsilon)``, with the moving average
+    ``v`` of the squared gradient, which starts at zero and is not bias-corrected.
+
+    Args:
+        learning_rate: a nonnegative number, or an optax schedule from the number of steps taken.
+        squared_gradient_decay_factor: of the moving average, at least 0 and below 1.
+        epsilon: positive.
+        l2_regularization: as in :func:`add_l2_regularization`.
+        gradient_threshold: as in :func:`clip_by_threshold`.
+        gradient_threshold_method: as in :func:`clip_by_threshold`.
+        factors: as in :func:`sgdm`.
+
+    Returns:
+        A transformation, as from :func:`sgdm`.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument is out of its range; in ``init`` and ``update``, the factors do not
+            have the structure of the parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from grouped_conv_jax.optim import rmsprop
+        >>> params = {"weights": jnp.array([0.0, 0.0])}
+        >>> solver = rmsprop(0.125, squared_gradient_decay_factor=0.75)
+        >>> gradients = {"weights": jnp.array([3.0, -0.5])}
+        >>> updates, _ = solver.update(gradients, solver.init(params), params)
+        >>> updates["weights"].round(4).tolist()
+        [-0.25, 0.25]
+    """
+    decay = _arguments.decay_factor("squared_gradient_decay_factor", squared_gradient_decay_factor)
+    epsilon = _arguments.positive("epsilon", epsilon)
+    learning_rate = _arguments.learning_rate("learning_rate", learning_rate)
+    return at_least_float32(
+        optax.chain(
+            _prepare(l2_regularization, gradient_threshold, gradient_threshold_method, factors),
+            optax.scale_by_rms(decay, epsilon, eps_in_sqrt=False),
+            scale_by_learn_rate_factors(factors),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    )
+
+
+def _prepare(
+    l2_regularization: float,
+    gradient_threshold: float,
+    gradient_threshold_method: ThresholdMethod,
+    factors: Factors | None,
+) -> optax.GradientTransformation:
+    """What comes before a solver's own rule."""
+    return optax.chain(
+        _drop_nonfinite_where_frozen(factors),
+        add_l2_regularization(
+            _arguments.nonnegative("l2_regularization", l2_regularization), factors
+        ),
+        clip_by_threshold(
+            _arguments.threshold("gradient_threshold", gradient_threshold),
+            threshold_method("gradient_threshold_method", gradient_threshold_method),
+        ),
+    )
+
+
+def _drop_nonfinite_where_frozen(factors: Factors | None) -> optax.GradientTransformation:
+    # Such a gradient would make the global norm NaN, and stay in the moments of a solver.
+    drop = optax.stateless(
+        lambda updates, _: jax.tree.map(
+            lambda u: jnp.nan_to_num(u, nan=0.0, posinf=0.0, neginf=0.0), updates
+        )
+    )
+    return for_each_factor(
+        factors, "learn_rate", lambda factor: optax.identity() if factor else drop
+    )
+
+
+def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
+    def init(params: optax.Params) -> optax.ScaleByAdamState:
+        return optax.ScaleByAdamState(
+            count=jnp.zeros((), jnp.int32),
+            mu=optax.tree.zeros_like(params),
+            nu=optax.tree.zeros_like(params),
+        )
+
+    def update(
+        updates: optax.Updates, state: optax.ScaleByAdamState, _: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
+        scale = jnp.sqrt(_one_minus_power(b2, count)) / _one_minus_power(b1, count)
+        updates = jax.tree.map(
+            lambda m, v: scale.astype(m.dtype) * m / (jnp.sqrt(v) + epsilon), mu, nu
+        )
+        return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _one_minus_power(decay: float, count: jax.Array) -> jax.Array:
+    """Computes ``1 - decay^count``, without the cancellation: 1 - 0.999 in float32 is 5e-5 off."""
+    log_decay = math.log(decay) if decay else -math.inf
+    return -jnp.expm1(log_decay * count.astype(float))
