@@ -10,6 +10,8 @@ from grouped_conv_jax import _checks
 from grouped_conv_jax._convolution import Convolution, Role
 from grouped_conv_jax._implementations import blocks, lax, taps
 
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
 _MODULES: dict[str, ModuleType] = {"lax": lax, "taps": taps, "blocks": blocks}
 
 

@@ -82,6 +82,11 @@ class Convolution:
         return (*self.filter_size, lhs[-1] // self.groups, rhs[-1])
 
 
+def static_precision(precision: Any) -> Any:
+    """A hashable spelling of a precision as ``jax.lax`` takes it."""
+    return tuple(precision) if isinstance(precision, list) else precision
+
+
 def accumulator(*arrays: jax.Array) -> Any:
     """The dtype to sum in: float64 where one of the arrays is, else float32."""
     wide = any(array.dtype == jnp.float64 for array in arrays)

@@ -9,7 +9,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from grouped_conv_jax import _primitive
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax._convolution import Convolution, Role, static_precision
 
 
 def conv_general_dilated(
@@ -90,7 +90,7 @@ def conv_general_dilated(
     image, filter_size = x.shape[1:-1], filters.shape[:-2]
     if not all(isinstance(size, int) for size in (*image, *filter_size)) or 0 in rhs.shape:
         return lax.conv_general_dilated(lhs, rhs, **arguments)
-    dilation = tuple(rhs_dilation or (1,) * len(image))
+    dilation = (1,) * len(image) if rhs_dilation is None else tuple(map(int, rhs_dilation))
     if isinstance(padding, str):
         effective = [(k - 1) * d + 1 for k, d in zip(filter_size, dilation, strict=True)]
         padding = lax.padtype_to_pads(image, effective, window_strides, padding)
@@ -98,10 +98,10 @@ def conv_general_dilated(
         image=image,
         filter_size=filter_size,
         groups=feature_group_count,
-        strides=tuple(window_strides),
+        strides=tuple(map(int, window_strides)),
         padding=tuple((int(before), int(after)) for before, after in padding),
         dilation=dilation,
-        precision=precision,
+        precision=static_precision(precision),
         preferred_element_type=preferred_element_type,
     )
     y = _primitive.bind(Role.FORWARD, x, filters, convolution, dtype=result.dtype)
@@ -111,7 +111,7 @@ def conv_general_dilated(
 
 def _is_plain(lhs: jax.Array, rhs: jax.Array, lhs_dilation: Sequence[int] | None) -> bool:
     """Whether the operands are floating-point images without holes."""
-    spatial = jnp.ndim(lhs) - 2
+    spatial = len(lhs.shape) - 2
     undilated = lhs_dilation is None or all(dilation == 1 for dilation in lhs_dilation)
     return (
         spatial > 0

@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
-from grouped_conv_jax import _primitive
-from grouped_conv_jax._choice import Choice, choose
+from grouped_conv_jax import _checks, _primitive
+from grouped_conv_jax._choice import PLATFORMS, Choice, choose
 from grouped_conv_jax._convolution import Role
 from grouped_conv_jax._functional import grouped_conv2d
 
@@ -40,9 +40,10 @@ def explain(
         >>> explain(x, weights, padding="same", platform="cpu")["forward"].implementation
         'taps'
     """
-    backend = platform or jax.default_backend()
-    if backend == "gpu":
-        backend = "cuda"
+    if platform is None:
+        backend = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    else:
+        backend = _checks.word("platform", platform, PLATFORMS, "None")
     jaxpr = jax.make_jaxpr(lambda x, weights: grouped_conv2d(x, weights, **arguments))(x, weights)
     bound = [eqn.params for eqn in jaxpr.jaxpr.eqns if eqn.primitive is _primitive.primitive]
     *_, channels, filters, _ = weights.shape

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 from grouped_conv_jax import _checks
 from grouped_conv_jax import _primitive
 from grouped_conv_jax._choice import check_implementation
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax._convolution import Convolution, Role, static_precision
 from grouped_conv_jax._implementations import lax
 from grouped_conv_jax._layout import Layout
 from grouped_conv_jax._padding import Padding
@@ -103,7 +103,7 @@ def grouped_conv2d(
         strides,
         sides,
         dilation,
-        precision,
+        static_precision(precision),
         _element_type(preferred_element_type),
     )
     kernel = weights.transpose(0, 1, 2, 4, 3).reshape(height, width, channels, groups * filters)
@@ -122,14 +122,16 @@ def convolve(
     x: jax.Array, filters: jax.Array, convolution: Convolution, implementation: str | None
 ) -> jax.Array:
     """Returns ``(B, *out, G*F)`` for ``x`` ``(B, *in, G*C)`` and filters ``(*filter, C, G*F)``."""
-    if implementation == "lax" or convolution.groups == 1:
+    if implementation == "lax" or (implementation is None and convolution.groups == 1):
         return lax.forward(x, filters, convolution)
+    # The checks of precision and preferred_element_type are lax's own.
+    result = jax.eval_shape(lambda x, filters: lax.forward(x, filters, convolution), x, filters)
     return _primitive.bind(
         Role.FORWARD,
         x,
         filters,
         convolution,
-        dtype=convolution.preferred_element_type or x.dtype,
+        dtype=result.dtype,
         implementation=implementation,
     )
 

@@ -6,10 +6,12 @@ program is lowered, for the platform it is lowered for.
 
 This is the one module that uses JAX below its documented interface: ``jax.extend.core.Primitive``
 and the registration functions of ``jax.interpreters`` (``ad.defbilinear``,
-``batching.primitive_batchers``, ``mlir.register_lowering`` and ``mlir.lower_fun``). Tried with
-JAX 0.10.2 and 0.12.0; ``tests/test_primitive.py`` fails loudly when one of them changes.
+``batching.primitive_batchers``, ``mlir.register_lowering`` and ``mlir.lower_fun``) and the type of
+an array under ``shard_map`` (``manual_axis_type``). Tried with JAX 0.10.2 and 0.12.0;
+``tests/test_primitive.py`` fails loudly when one of them changes.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -19,6 +21,7 @@ import jax.extend.core
 import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from grouped_conv_jax import _choice
@@ -52,14 +55,23 @@ def bind(
         stacks: see :data:`Stacks`; the result has an axis for each.
     """
     return primitive.bind(
-        lhs,
-        rhs,
+        *_vary_alike(lhs, rhs),
         role=role,
         convolution=convolution,
         dtype=jnp.dtype(dtype),
         implementation=implementation,
         stacks=stacks,
     )
+
+
+def _vary_alike(*operands: jax.Array) -> list[jax.Array]:
+    """Under ``shard_map``, makes all operands vary over each axis that one of them varies over."""
+    varying = [jax.typeof(operand).manual_axis_type.varying for operand in operands]
+    missing = [tuple(sorted(frozenset().union(*varying) - own)) for own in varying]
+    return [
+        jax.lax.pcast(operand, axes, to="varying") if axes else operand
+        for operand, axes in zip(operands, missing, strict=True)
+    ]
 
 
 @functools.partial(
@@ -83,14 +95,34 @@ def _abstract_eval(
     implementation: str | None,
     stacks: Stacks,
 ) -> ShapedArray:
-    del implementation
-    sizes, (lhs_shape, rhs_shape) = _unstack(stacks, lhs.shape, rhs.shape)
-    return ShapedArray((*sizes, *convolution.shape(role, lhs_shape, rhs_shape)), dtype)
+    sizes, shapes = _unstack(stacks, lhs.shape, rhs.shape)
+    if implementation is not None:
+        # Says while tracing why it cannot.
+        _choose(role, convolution, shapes, "any", implementation)
+    return lhs.update(
+        shape=(*sizes, *convolution.shape(role, *shapes)),
+        dtype=dtype,
+        weak_type=False,
+        sharding=lhs.sharding.update(spec=PartitionSpec()),
+    )
 
 
-def _unstack(
-    stacks: Stacks, *shapes: tuple[int, ...]
-) -> tuple[list[int], list[tuple[int, ...]]]:
+def _choose(
+    role: Role,
+    convolution: Convolution,
+    shapes: Sequence[tuple[int, ...]],
+    platform: str,
+    implementation: str | None,
+) -> _choice.Choice:
+    """The choice for operands of the given shapes, without their stacked axes."""
+    operands = dict(zip(role.operands, shapes, strict=True))
+    operands[role] = convolution.shape(role, *shapes)
+    channels, outputs = operands[Role.FILTER_GRADIENT][-2:]
+    filters = outputs // convolution.groups
+    return _choice.choose(role, convolution, channels, filters, platform, implementation)
+
+
+def _unstack(stacks: Stacks, *shapes: tuple[int, ...]) -> tuple[list[int], list[tuple[int, ...]]]:
     """The sizes of the stacked axes, and the operands' shapes without them."""
     rest = list(shapes)
     sizes: list[int] = []
@@ -146,7 +178,9 @@ def _batch(
     **parameters: Any,
 ) -> tuple[jax.Array, int]:
     """A mapped axis joins the batch where nothing but images has it, else it is stacked."""
-    filters_mapped = role == Role.FILTER_GRADIENT or dims[role.operands.index(Role.FILTER_GRADIENT)] is not None
+    filters_mapped = (
+        role == Role.FILTER_GRADIENT or dims[role.operands.index(Role.FILTER_GRADIENT)] is not None
+    )
     if filters_mapped:
         lhs, rhs = (
             operand if dim is None else jnp.moveaxis(operand, dim, 0)
@@ -182,13 +216,13 @@ def _compute(
     platform: str,
 ) -> jax.Array:
     """Runs the implementation chosen for ``platform``, in plain JAX."""
-    _, shapes = _unstack(stacks, lhs.shape, rhs.shape)
-    operands = dict(zip(role.operands, shapes, strict=True))
-    operands[role] = convolution.shape(role, *shapes)
-    channels, outputs = operands[Role.FILTER_GRADIENT][-2:]
-    choice = _choice.choose(
-        role, convolution, channels, outputs // convolution.groups, platform, implementation
-    )
+    sizes, shapes = _unstack(stacks, lhs.shape, rhs.shape)
+    result = (*sizes, *convolution.shape(role, *shapes))
+    if 0 in (*lhs.shape, *rhs.shape, *result):
+        return jnp.zeros(result, dtype)
+    choice = _choose(role, convolution, shapes, platform, implementation)
+    if role != Role.FORWARD:
+        convolution = dataclasses.replace(convolution, preferred_element_type=None)
     compute = functools.partial(choice.function(role), convolution=convolution)
     # With preferred_element_type a cotangent may be wider than what it meets.
     common = lhs.dtype if lhs.dtype == rhs.dtype else accumulator(lhs, rhs)
@@ -199,12 +233,17 @@ def _compute(
 
 
 def _lowering(platform: str) -> Any:
-    return mlir.lower_fun(
-        functools.partial(_compute, platform=platform), multiple_results=False
-    )
+    rule = mlir.lower_fun(functools.partial(_compute, platform=platform), multiple_results=False)
+
+    def lower(ctx: mlir.LoweringRuleContext, *operands: Any, **parameters: Any) -> Any:
+        # Implementations need not know over which axes of a mesh their operands vary.
+        plain = [ShapedArray(aval.shape, aval.dtype) for aval in ctx.avals_in]
+        return rule(ctx.replace(avals_in=plain), *operands, **parameters)
+
+    return lower
 
 
-for _platform in ("cpu", "cuda", "rocm", "tpu"):
+for _platform in _choice.PLATFORMS:
     mlir.register_lowering(primitive, _lowering(_platform), platform=_platform)
 # Platforms that nobody has measured: whatever XLA does there.
 mlir.register_lowering(primitive, _lowering("other"))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import lax
+from grouped_conv_jax._implementations import lax, phases
 
 # Narrower matrix products leave the vector units idle, wider ones multiply more zeros.
 _BLOCK_CHANNELS = 16
@@ -38,11 +38,37 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     """``x`` ``(B, *image, G*C)``."""
     dense, merged = _merge(convolution, filters.shape[-2], filters.shape[-1] // convolution.groups)
     blocks = _block_diagonal(filters, convolution.groups, merged)
+    gradient = _phased_input_gradient if max(dense.strides) > 1 else lax.input_gradient
     parts = [
-        lax.input_gradient(block, part, dense)
+        gradient(block, part, dense)
         for part, block in zip(_split(y, len(blocks)), blocks, strict=True)
     ]
     return jnp.concatenate(parts, -1)
+
+
+def _phased_input_gradient(
+    filters: jax.Array, y: jax.Array, convolution: Convolution
+) -> jax.Array:
+    """A dense input gradient whose phases are channels of one convolution at stride one."""
+    axes = phases.axes(convolution)
+    rank = len(axes)
+    # (Q1, s1, Q2, s2, ..., C, F) to (Q1, Q2, ..., F, s1 * s2 * ... * C), the first tap last.
+    split = jnp.flip(phases.split_filters(filters, convolution), range(0, 2 * rank, 2))
+    order = [*range(0, 2 * rank, 2), 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank]
+    kernel = jnp.transpose(split, order)
+    kernel = kernel.reshape(*kernel.shape[: rank + 1], -1)
+    unit = dataclasses.replace(
+        convolution,
+        image=convolution.outputs,
+        filter_size=kernel.shape[:rank],
+        strides=(1,) * rank,
+        padding=tuple(axis.padding for axis in axes),
+        dilation=(1,) * rank,
+    )
+    phased = lax.forward(y, kernel, unit)
+    split_phases = phased.reshape(*phased.shape[:-1], *convolution.strides, -1)
+    pairs = [position for i in range(rank) for position in (1 + i, 1 + rank + i)]
+    return phases.interleave(jnp.transpose(split_phases, [0, *pairs, 1 + 2 * rank]), axes)
 
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from grouped_conv_jax._convolution import Convolution, Role, accumulator
+from grouped_conv_jax._implementations import phases
 
 # A sum of more terms than this is rolled up, since the time to compile grows with them.
 _UNROLLED_TERMS = 128
@@ -65,38 +66,25 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """``x`` ``(B, *image, G*C)``.
 
-    Tap ``i`` carries output ``o`` to pixel ``o * s + i * d`` of the padded image, which with
-    ``q, r = divmod(i * d, s)`` is ``(o + q) * s + r``. So pixel ``m * s + r`` collects ``y[m - q]``
-    over the taps of phase ``r``. The phases become axes of the weights, each behind the axis it
-    interleaves with, and the whole is one sum at stride one.
+    The phases are axes of the weights, each behind the axis that it interleaves with, so that the
+    whole is one sum at stride one.
     """
-    padding, shifts, counts, crops = [], [], [], []
-    for image, (before, _), outputs, size, stride, dilation in zip(
-        convolution.image,
-        convolution.padding,
-        convolution.outputs,
-        convolution.filter_size,
-        convolution.strides,
-        convolution.dilation,
-        strict=True,
-    ):
-        quotients = sorted({i * dilation // stride for i in range(size)})
-        first, last = before // stride, (before + image - 1) // stride
-        padding.append((quotients[-1] - first, last + 1 - outputs))
-        shifts += [[_Shift(q, quotients[-1] - q) for q in quotients], [_Shift(None, 0)]]
-        counts += [last + 1 - first, 1]
-        crops.append(slice(before - first * stride, before - first * stride + image))
+    axes = phases.axes(convolution)
+    shifts: list[list[_Shift]] = []
+    counts: list[int] = []
+    for axis in axes:
+        last = axis.quotients[-1]
+        shifts += [[_Shift(q, last - q) for q in axis.quotients], [_Shift(None, 0)]]
+        counts += [axis.count, 1]
     images = [
-        jnp.expand_dims(plane, [2 * axis + 2 for axis in range(len(counts) // 2)])
-        for plane in _planes(_pad(y, padding), convolution.groups)
+        jnp.expand_dims(plane, [2 * i + 2 for i in range(len(axes))])
+        for plane in _planes(_pad(y, [axis.padding for axis in axes]), convolution.groups)
     ]
     planes = []
     for weights in _weights(filters, convolution.groups):
-        phased = [_by_phase(plane, convolution) for plane in weights]
-        interleaved = _sum_of_shifts(images, phased, shifts, counts, [1] * len(counts))
-        merged = [n * s for n, s in zip(counts[::2], convolution.strides, strict=True)]
-        whole = interleaved.reshape(len(y), *merged, convolution.groups)
-        planes.append(whole[(slice(None), *crops)])
+        phased = [phases.split_filters(plane, convolution) for plane in weights]
+        total = _sum_of_shifts(images, phased, shifts, counts, [1] * len(counts))
+        planes.append(phases.interleave(total, axes))
     return _join(planes)
 
 
@@ -137,26 +125,6 @@ def _weights(filters: jax.Array, groups: int) -> list[list[jax.Array]]:
     *size, channels, outputs = filters.shape
     split = filters.reshape(*size, channels, groups, outputs // groups)
     return [[split[..., c, :, f] for f in range(split.shape[-1])] for c in range(channels)]
-
-
-def _by_phase(weights: jax.Array, convolution: Convolution) -> jax.Array:
-    """``(*filter, G)`` to ``(Q1, 1, Q2, 1, ..., s1, 1, s2, ..., G)``: quotients, then phases.
-
-    A weight stands at the quotient and the rest of its offset divided by the stride; a phase that
-    has no tap at a quotient has a zero there.
-    """
-    for axis, (size, stride, dilation) in enumerate(
-        zip(convolution.filter_size, convolution.strides, convolution.dilation, strict=True)
-    ):
-        # Zeros between the taps, and behind the last to a multiple of the stride.
-        extent = (size - 1) * dilation + 1
-        spread = [(0, 0, 0)] * weights.ndim
-        spread[2 * axis] = (0, -extent % stride, dilation - 1)
-        weights = lax.pad(weights, jnp.zeros((), weights.dtype), spread)
-        weights = weights.reshape(
-            *weights.shape[: 2 * axis], -1, stride, *weights.shape[2 * axis + 1 :]
-        )
-    return weights
 
 
 def _sum_of_shifts(
@@ -208,9 +176,7 @@ def _unrolled(
     for term in itertools.product(*shifts):
         for image, plane in zip(images, weights, strict=True):
             window = _window(image, [shift.start for shift in term], counts, strides)
-            chosen = tuple(
-                slice(None) if i is None else slice(i, i + 1) for i, _ in term
-            )
+            chosen = tuple(slice(None) if i is None else slice(i, i + 1) for i, _ in term)
             product = window.astype(dtype) * plane[chosen][None].astype(dtype)
             total = product if total is None else total + product
     assert total is not None

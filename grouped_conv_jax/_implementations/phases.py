@@ -1,0 +1,85 @@
+"""The input gradient as a convolution at stride one.
+
+Tap ``i`` carries output ``o`` to pixel ``o * s + i * d`` of the padded image, which with
+``q, r = divmod(i * d, s)`` is ``(o + q) * s + r``. So pixel ``m * s + r`` collects ``y[m - q]``
+over the taps of phase ``r``: every phase is a convolution of ``y`` at stride one, and the phases
+interleave. Dilating ``y`` by the stride, as JAX's transpose does, would multiply zeros instead.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from grouped_conv_jax._convolution import Convolution
+
+
+class PhasedAxis(NamedTuple):
+    """One spatial axis of the input gradient.
+
+    Attributes:
+        quotients: the distinct ``q``, in order.
+        padding: zeros around ``y``, or, where negative, pixels to crop.
+        count: how many ``m`` there are.
+        crop: where the image lies in the ``count * stride`` interleaved pixels.
+    """
+
+    quotients: tuple[int, ...]
+    padding: tuple[int, int]
+    count: int
+    crop: slice
+
+
+def axes(convolution: Convolution) -> list[PhasedAxis]:
+    """Describes every spatial axis."""
+    result = []
+    for image, (before, _), outputs, size, stride, dilation in zip(
+        convolution.image,
+        convolution.padding,
+        convolution.outputs,
+        convolution.filter_size,
+        convolution.strides,
+        convolution.dilation,
+        strict=True,
+    ):
+        quotients = tuple(sorted({i * dilation // stride for i in range(size)}))
+        first, last = before // stride, (before + image - 1) // stride
+        start = before - first * stride
+        result.append(
+            PhasedAxis(
+                quotients,
+                (quotients[-1] - first, last + 1 - outputs),
+                last + 1 - first,
+                slice(start, start + image),
+            )
+        )
+    return result
+
+
+def split_filters(filters: jax.Array, convolution: Convolution) -> jax.Array:
+    """``(*filter, ...)`` to ``(Q1, s1, Q2, s2, ..., ...)``: by quotient and phase.
+
+    A phase that has no tap at a quotient has a zero there.
+    """
+    for axis, (size, stride, dilation) in enumerate(
+        zip(convolution.filter_size, convolution.strides, convolution.dilation, strict=True)
+    ):
+        # Zeros between the taps, and behind the last to a multiple of the stride.
+        extent = (size - 1) * dilation + 1
+        spread = [(0, 0, 0)] * filters.ndim
+        spread[2 * axis] = (0, -extent % stride, dilation - 1)
+        filters = lax.pad(filters, jnp.zeros((), filters.dtype), spread)
+        filters = filters.reshape(
+            *filters.shape[: 2 * axis], -1, stride, *filters.shape[2 * axis + 1 :]
+        )
+    return filters
+
+
+def interleave(phased: jax.Array, phased_axes: Sequence[PhasedAxis]) -> jax.Array:
+    """``(B, M1, s1, M2, s2, ..., C)`` to ``(B, *image, C)``."""
+    sizes = phased.shape[1:-1]
+    merged = [m * s for m, s in zip(sizes[::2], sizes[1::2], strict=True)]
+    whole = phased.reshape(phased.shape[0], *merged, phased.shape[-1])
+    return whole[(slice(None), *(axis.crop for axis in phased_axes))]

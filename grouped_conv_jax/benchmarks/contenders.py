@@ -1,0 +1,121 @@
+"""What is compared: one role of one case, ready to run, and how JAX computes it."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grouped_conv_jax._choice import choose
+from grouped_conv_jax._convolution import Role
+from grouped_conv_jax._functional import convolve
+from grouped_conv_jax.benchmarks.suites import Case
+
+NAMES = ("ours", "lax", "torch")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A computation that is ready to run.
+
+    Attributes:
+        name: one of :data:`NAMES`.
+        variant: the implementation, or PyTorch's layout of the axes.
+        run: starts the computation and returns its result.
+        wait: waits until a result is there.
+        queued: whether several may be started before the first is waited for; a device runs them
+            one after the other, while a CPU would run them at once.
+        to_numpy: a result of ``run`` in canonical order, float64.
+        details: what else is known of it, for the record.
+    """
+
+    name: str
+    variant: str
+    run: Callable[[], Any]
+    wait: Callable[[Any], Any]
+    queued: bool
+    to_numpy: Callable[[Any], np.ndarray]
+    details: dict[str, Any]
+
+
+def prepare_jax(
+    name: str,
+    case: Case,
+    role: Role,
+    operands: tuple[np.ndarray, np.ndarray],
+    implementation: str | None,
+) -> Contender:
+    """Compiles one role as a user's program gets it: the forward pass, or its transpose.
+
+    Args:
+        name: ``"ours"`` or ``"lax"``.
+        case: the convolution.
+        role: what to compute.
+        operands: in canonical order.
+        implementation: of this package, or ``None`` for its own choice.
+    """
+    if name == "lax":
+        implementation = "lax"
+    convolution, dtype = case.convolution, operands[0].dtype
+
+    def forward(x: jax.Array, filters: jax.Array) -> jax.Array:
+        return convolve(x, filters, convolution, implementation)
+
+    def input_gradient(filters: jax.Array, y: jax.Array) -> jax.Array:
+        x = jax.ShapeDtypeStruct(case.shape(role), dtype)
+        (result,) = jax.linear_transpose(lambda x: forward(x, filters), x)(y)
+        return result
+
+    def filter_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
+        filters = jax.ShapeDtypeStruct(case.shape(role), dtype)
+        (result,) = jax.linear_transpose(lambda filters: forward(x, filters), filters)(y)
+        return result
+
+    functions = {
+        Role.FORWARD: forward,
+        Role.INPUT_GRADIENT: input_gradient,
+        Role.FILTER_GRADIENT: filter_gradient,
+    }
+    arguments = [jax.device_put(operand) for operand in operands]
+    compiled, details = compile_jax(functions[role], *arguments)
+    return Contender(
+        name,
+        implementation or _chosen(case, role),
+        lambda: compiled(*arguments),
+        jax.block_until_ready,
+        jax.default_backend() != "cpu",
+        lambda result: np.asarray(result).astype(np.float64),
+        details,
+    )
+
+
+def compile_jax(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, Any]]:
+    """Compiles ahead of time; returns what can be called, with its cost in time and memory."""
+    lowered = jax.jit(function).lower(*arguments)
+    start = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    temporary = None if memory is None else int(memory.temp_size_in_bytes)
+    return compiled, {"compile_seconds": round(seconds, 4), "temporary_bytes": temporary}
+
+
+def _chosen(case: Case, role: Role) -> str:
+    backend = jax.default_backend()
+    platform = "cuda" if backend == "gpu" else backend
+    channels, filters = case.channels // case.groups, case.filters // case.groups
+    return choose(role, case.convolution, channels, filters, platform).implementation
+
+
+def random_operands(case: Case, role: Role, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Normally distributed operands of a role, the same ones every time."""
+    random = np.random.default_rng(0)
+    first, second = (
+        random.standard_normal(case.shape(operand), np.float32).astype(jnp.dtype(dtype))
+        for operand in role.operands
+    )
+    return first, second

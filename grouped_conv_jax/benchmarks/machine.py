@@ -1,0 +1,116 @@
+"""The machine: what it is, what runs on it, and how fast it copies and multiplies at best."""
+
+import importlib
+import importlib.metadata
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_PACKAGES = ("grouped_conv_jax", "jax", "jaxlib", "flax", "numpy", "torch")
+_MEBIBYTE = 2**20
+# From what stays in the caches to what comes from memory.
+_COPY_SIZES = tuple(size * _MEBIBYTE for size in (1, 4, 16, 64, 256))
+_MATRIX_SIZE = 2048
+# What else it takes to keep an accelerator busy.
+_LARGE_COPY_SIZES = tuple(size * _MEBIBYTE for size in (1024, 4096))
+_LARGE_MATRIX_SIZE = 8192
+_SECONDS = 0.3
+_CHAIN = 4
+
+
+def cores() -> int:
+    """How many cores this process may use, which is how many threads JAX starts."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe() -> dict[str, Any]:
+    """What the measurements depend on, for the record."""
+    device = jax.devices()[0]
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
+        "platform": jax.default_backend(),
+        "device": _processor() if device.platform == "cpu" else device.device_kind,
+        "devices": len(jax.devices()),
+        "processor": _processor(),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_at_start": load,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that take part."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def measure_roofline(dtype: str) -> dict[str, Any]:
+    """Measures the fastest copy, for several sizes, and the fastest multiplication.
+
+    Returns:
+        ``copy``: pairs (bytes read and written, bytes a second); ``flops``: operations a second of
+        a matrix product, in ``dtype`` or in float32, whichever is faster.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    copies = []
+    for size in _COPY_SIZES if on_cpu else _COPY_SIZES + _LARGE_COPY_SIZES:
+        array = jnp.ones(size // 8, jnp.float32)
+        copies.append([size, size / _fastest(jax.jit(jnp.negative, donate_argnums=0), array)])
+    size = _MATRIX_SIZE if on_cpu else _LARGE_MATRIX_SIZE
+    product = jax.jit(lambda matrix: matrix @ matrix)
+    rates = []
+    for name in {"float32", dtype}:
+        # Of the size that keeps the product of products from growing.
+        scale = math.sqrt(3 / size)
+        values = np.random.default_rng(0).uniform(-scale, scale, (size, size))
+        rates.append(2 * size**3 / _fastest(product, jnp.asarray(values, jnp.dtype(name))))
+    return {"copy": copies, "flops": max(rates)}
+
+
+def _fastest(function: Callable[[jax.Array], jax.Array], array: jax.Array) -> float:
+    """The shortest time of a function that is applied again and again to its result."""
+    array = jax.block_until_ready(function(array))
+    times: list[float] = []
+    while sum(times) < _SECONDS or len(times) < 3:
+        start = time.perf_counter()
+        for _ in range(_CHAIN):
+            array = function(array)
+        jax.block_until_ready(array)
+        times.append(time.perf_counter() - start)
+    return min(times) / _CHAIN
+
+
+def least_seconds(roofline: dict[str, Any], transferred: float, operations: float) -> float:
+    """The time that the roofline allows: for the bytes or for the operations, the longer one.
+
+    Between the sizes that were measured, the rate of copying is interpolated. What a larger copy
+    reaches, a smaller one could, were it not for the time of starting it.
+    """
+    sizes, measured = np.transpose(roofline["copy"])
+    rates = np.maximum.accumulate(measured[::-1])[::-1]
+    rate = np.interp(math.log(transferred), np.log(sizes), rates)
+    return max(transferred / float(rate), operations / roofline["flops"])

@@ -1,0 +1,52 @@
+"""Shows how far the measurements are: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+from typing import Any, Self, TextIO
+
+
+class Progress:
+    """Is told of each measurement.
+
+    Args:
+        total: how many there will be.
+        stream: where to write; the standard error stream by default, so that tables can be piped.
+    """
+
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        self._total, self._done = total, 0
+        self._stream = stream or sys.stderr
+        self._bar: Any = _bar(total, self._stream) if self._stream.isatty() else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def start(self, name: str) -> None:
+        """Says what is being measured."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(name)
+
+    def finish(self, line: str) -> None:
+        """Counts a measurement, and says what came out where there is no bar."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update()
+        else:
+            place = f"[{self._done:{len(str(self._total))}}/{self._total}]"
+            self._stream.write(f"{place} {line}\n")
+            self._stream.flush()
+
+
+def _bar(total: int, stream: TextIO) -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        stream.write(
+            "a line for each measurement instead of a bar: tqdm is missing; it comes with: "
+            'pip install "grouped_conv_jax[train]"\n'
+        )
+        return None
+    return tqdm(total=total, unit="measurement", file=stream, dynamic_ncols=True)

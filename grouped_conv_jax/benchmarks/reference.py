@@ -1,0 +1,70 @@
+"""Grouped convolution in float64, a group and a filter tap at a time, in NumPy alone.
+
+lax takes seconds for some filter gradients in float64; this takes a moment, and shares no code with
+what it checks.
+"""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grouped_conv_jax._convolution import Role
+from grouped_conv_jax.benchmarks.suites import Case
+
+Array = NDArray[np.float64]
+
+
+def compute(case: Case, role: Role, lhs: Array, rhs: Array) -> Array:
+    """Computes ``role`` from its operands, in canonical order."""
+    operands = dict(zip(role.operands, (lhs, rhs), strict=True))
+    operands[role] = np.empty(case.shape(role))
+    # NumPy works without Python's lock, so groups share the cores.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda g: _compute_group(case, role, operands, g), range(case.groups)))
+    return operands[role]
+
+
+def _compute_group(case: Case, role: Role, operands: dict[Role, Array], group: int) -> None:
+    """Fills in the part of ``operands[role]`` that belongs to one group."""
+    width, height = case.channels // case.groups, case.filters // case.groups
+    inputs = slice(group * width, (group + 1) * width)
+    outputs = slice(group * height, (group + 1) * height)
+    filters = operands[Role.FILTER_GRADIENT][..., outputs]
+    inner = tuple(
+        slice(before, before + size)
+        for (before, _), size in zip(case.padding, case.image, strict=True)
+    )
+    padded = np.zeros((case.batch, *case.convolution.padded, width))
+    if role != Role.INPUT_GRADIENT:
+        padded[:, *inner] = operands[Role.INPUT_GRADIENT][..., inputs]
+    y = np.zeros((case.batch, *case.convolution.outputs, height))
+    if role != Role.FORWARD:
+        y[:] = operands[Role.FORWARD][..., outputs]
+
+    for tap in itertools.product(*map(range, case.filter_size)):
+        window = _window(case, tap)
+        if role == Role.FORWARD:
+            y += _product(padded[:, *window], filters[tap])
+        elif role == Role.INPUT_GRADIENT:
+            padded[:, *window] += _product(y, filters[tap].T)
+        else:
+            rows = padded[:, *window].reshape(-1, width)
+            filters[tap] = rows.T @ y.reshape(-1, height)
+
+    if role == Role.FORWARD:
+        operands[role][..., outputs] = y
+    elif role == Role.INPUT_GRADIENT:
+        operands[role][..., inputs] = padded[:, *inner]
+
+
+def _window(case: Case, tap: tuple[int, ...]) -> tuple[slice, ...]:
+    """The pixels of the padded image that one tap of the filter meets."""
+    axes = zip(tap, case.dilation, case.stride, case.convolution.outputs, strict=True)
+    return tuple(slice(i * d, i * d + (n - 1) * s + 1, s) for i, d, s, n in axes)
+
+
+def _product(pixels: Array, matrix: Array) -> Array:
+    """Matrix product over the channels; over a single one a plain product, which is faster."""
+    return pixels * matrix[0] if len(matrix) == 1 else pixels @ matrix

@@ -1,0 +1,263 @@
+"""Shows measurements as tables: on the terminal case by case, for the README in summary."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from grouped_conv_jax.benchmarks import results
+from grouped_conv_jax.benchmarks.suites import SUITES
+
+NAMES = {"lax": "lax", "torch": "PyTorch"}
+_NETWORK_NAMES = {"mobilenet-v2": "MobileNetV2", "resnext-50": "ResNeXt-50"}
+_API_NAMES = {"linen": "Linen", "nnx": "NNX"}
+_NOTHING = "-"
+TIMES = "\u00d7"
+
+Table = list[list[str]]
+
+
+def to_text(document: dict[str, Any]) -> str:
+    """Every measurement, then the summary, then what failed."""
+    parts = []
+    if document["measurements"]:
+        parts.append(_align(_case_table(document)))
+    if document["networks"]:
+        parts.append(_align(_network_table(document)))
+    if results.rivals(document):
+        parts.append(_align(_summary_table(document, [])))
+    failed = results.failures(document)
+    if failed:
+        parts.append("\n".join(["failed:", *map(_describe_failure, failed)]))
+    return "\n\n".join(parts)
+
+
+def to_markdown(documents: Sequence[dict[str, Any]]) -> str:
+    """The summary and the suites, for the README.
+
+    Args:
+        documents: one or more runs; the figures are those of the median, and each run's own stand
+            beside them.
+
+    Raises:
+        results.UnreadableError: the runs do not belong together.
+    """
+    combined = results.combine(documents)
+    runs = documents if len(documents) > 1 else []
+    parts = [_conditions(combined, len(documents))]
+    parts.append(_markdown(_summary_table(combined, runs)))
+    if results.case_rows(combined):
+        parts.append(_markdown(_suite_table(combined)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _conditions(document: dict[str, Any], runs: int) -> str:
+    machine, versions = document["machine"], document["versions"]
+    where = machine["device"]
+    if machine["platform"] == "cpu":
+        where += f", {machine['cores']} cores"
+    software = [f"JAX {versions['jax']}"]
+    if "torch" in results.rivals(document):
+        software.append(f"PyTorch {versions['torch']}")
+    count = "One run" if runs == 1 else f"Medians of {runs} separate runs"
+    return f"{count} on {where}; {document['settings']['dtype']}; {', '.join(software)}."
+
+
+def _summary_table(document: dict[str, Any], runs: Sequence[dict[str, Any]]) -> Table:
+    """Geometric means by role, the worst case, and the networks, against each rival."""
+    rivals = results.rivals(document)
+    rows = results.case_rows(document)
+    table = [["", *(f"against {NAMES[rival]}" for rival in rivals)]]
+    for role in _in_order(row.role for row in rows):
+        name = f"{words(role)}, geometric mean of {sum(row.role == role for row in rows)}"
+        cells = []
+        for rival in rivals:
+            means = [_mean(document, role, rival), *(_mean(run, role, rival) for run in runs)]
+            cells.append(_with_runs(means))
+        table.append([name, *cells])
+    if rows:
+        cells = []
+        for rival in rivals:
+            if results.speedups(rows, rival):
+                row = results.worst(rows, rival)
+                cells.append(f"{_times(row.speedup(rival))} ({row.name}, {words(row.role)})")
+            else:
+                cells.append(_NOTHING)
+        table.append(["worst single case", *cells])
+    for row in results.network_rows(document):
+        name = f"training step, {_NETWORK_NAMES[row.name]} in {_API_NAMES[row.role]}"
+        cells = []
+        for rival in rivals:
+            ratios = [row.speedup(rival)]
+            for run in runs:
+                same = [
+                    other
+                    for other in results.network_rows(run)
+                    if (other.name, other.role) == (row.name, row.role)
+                ]
+                ratios += [other.speedup(rival) for other in same]
+            cells.append(_with_runs(ratios))
+        table.append([name, *cells])
+    return table
+
+
+def _mean(document: dict[str, Any], role: str, rival: str) -> float | None:
+    rows = [row for row in results.case_rows(document) if row.role == role]
+    ratios = results.speedups(rows, rival)
+    return results.geometric_mean(ratios) if ratios else None
+
+
+def _suite_table(document: dict[str, Any]) -> Table:
+    """A suite a row: the geometric mean of each role, against each rival."""
+    rows = results.case_rows(document)
+    rivals = results.rivals(document)
+    roles = _in_order(row.role for row in rows)
+    columns = [(role, rival) for role in roles for rival in rivals]
+    header = ["suite", "cases", *(f"{words(role)} / {NAMES[rival]}" for role, rival in columns)]
+    table = [header]
+    for suite in (name for name in SUITES if any(name in row.suites for row in rows)):
+        members = [row for row in rows if suite in row.suites]
+        cells = []
+        for role, rival in columns:
+            ratios = results.speedups([row for row in members if row.role == role], rival)
+            cells.append(_times(results.geometric_mean(ratios) if ratios else None))
+        table.append([suite, str(len({row.name for row in members})), *cells])
+    return table
+
+
+def _case_table(document: dict[str, Any]) -> Table:
+    rivals = results.rivals(document)
+    table = [
+        [
+            "convolution",
+            "role",
+            "ours ms",
+            *(f"{NAMES[rival]} ms" for rival in rivals),
+            *(f"x {NAMES[rival]}" for rival in rivals),
+            "GFLOP/s",
+            "GB/s",
+            "roofline",
+            "by",
+        ]
+    ]
+    for row in results.case_rows(document):
+        own = row.records.get("ours")
+        table.append(
+            [
+                row.name,
+                words(row.role),
+                *(_milliseconds(row.records.get(name)) for name in ("ours", *rivals)),
+                *(_times(row.speedup(rival)) for rival in rivals),
+                *(
+                    [
+                        _digits(own["gflops"]),
+                        _digits(own["gigabytes_per_second"]),
+                        f"{own['roofline_share']:.0%}",
+                        own["variant"],
+                    ]
+                    if own
+                    else [_NOTHING] * 4
+                ),
+            ]
+        )
+    return table
+
+
+def _network_table(document: dict[str, Any]) -> Table:
+    rivals = results.rivals(document)
+    names = ("ours", *rivals)
+    table = [
+        [
+            "training step",
+            "by",
+            *(f"{NAMES.get(name, name)} ms" for name in names),
+            *(f"x {NAMES[rival]}" for rival in rivals),
+        ]
+    ]
+    for row in results.network_rows(document):
+        table.append(
+            [
+                row.name,
+                row.role,
+                *(_milliseconds(row.records.get(name)) for name in names),
+                *(_times(row.speedup(rival)) for rival in rivals),
+            ]
+        )
+    return table
+
+
+def describe(records: Sequence[dict[str, Any]]) -> str:
+    """One line about one measurement: how long each contender took."""
+    parts = []
+    for record in records:
+        name = record["contender"]
+        label = f"{name} {record['variant']}" if name == "torch" or "network" in record else name
+        took = record.get("failure") or f"{_milliseconds(record)} ms"
+        parts.append(f"{label} {took}")
+    first = records[0]
+    subject = (
+        f"{first['case']}, {words(first['role'])}"
+        if "case" in first
+        else f"{first['network']}, training step"
+    )
+    return f"{subject}: {', '.join(parts)}"
+
+
+def _describe_failure(record: dict[str, Any]) -> str:
+    subject = (
+        f"{record['case']}, {words(record['role'])}" if "case" in record else record["network"]
+    )
+    return f"  {record['contender']} {record['variant'] or ''} at {subject}: {record['failure']}"
+
+
+def _with_runs(ratios: Sequence[float | None]) -> str:
+    first, *runs = ratios
+    if not runs:
+        return _times(first)
+    return f"{_times(first)} ({', '.join(map(_times, runs))})"
+
+
+def _in_order(names: Any) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def words(name: str) -> str:
+    """A role or the like, as one reads it."""
+    return name.lower().replace("_", " ")
+
+
+def _times(ratio: float | None) -> str:
+    return _NOTHING if ratio is None else _digits(ratio) + TIMES
+
+
+def _milliseconds(record: dict[str, Any] | None) -> str:
+    if record is None or "milliseconds" not in record:
+        return _NOTHING
+    return _digits(record["milliseconds"])
+
+
+def _digits(number: float) -> str:
+    """Three digits, without an exponent."""
+    if number >= 100:
+        return f"{number:.0f}"
+    return f"{number:.1f}" if number >= 10 else f"{number:.3g}" if number < 1 else f"{number:.2f}"
+
+
+def _align(table: Table) -> str:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        first, *rest = (
+            cell.rjust(width) if _is_number(cell) else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
+        )
+        lines.append("  ".join([first, *rest]).rstrip())
+    return "\n".join(lines)
+
+
+def _is_number(cell: str) -> bool:
+    return cell == _NOTHING or (cell[:1].isdigit() and not cell.strip(f"{TIMES}%.0123456789"))
+
+
+def _markdown(table: Table) -> str:
+    header, *rows = table
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,261 @@
+"""Every implementation computes every role as NumPy does, whatever the shape and the dtype."""
+
+import functools
+import itertools
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_roles
+
+from grouped_conv_jax import _choice, _primitive, conv_general_dilated, grouped_conv2d
+from grouped_conv_jax._convolution import Convolution, Role
+
+IMPLEMENTATIONS = tuple(_choice._MODULES)
+FLOAT32 = np.finfo(np.float32)
+
+
+def case(image, filter_size, channels, filters, groups, *, batch=2, stride=1, dilation=1, pad=0):
+    """The shapes of ``x`` and the filters, and the description; numbers stand for every axis."""
+    rank = len(image)
+
+    def every_axis(value):
+        return value if isinstance(value, tuple) else (value,) * rank
+
+    padding = pad if isinstance(pad, tuple) else ((pad, pad),) * rank
+    convolution = Convolution(
+        image, filter_size, groups, every_axis(stride), padding, every_axis(dilation)
+    )
+    x_shape = (batch, *image, groups * channels)
+    return x_shape, (*filter_size, channels, groups * filters), convolution
+
+
+CASES = {
+    "depthwise": case((7, 6), (3, 2), 1, 1, 5, pad=1),
+    "depthwise with multiplier": case((6, 7), (2, 3), 1, 3, 4, pad=1),
+    "channels summed into one filter": case((6, 5), (3, 3), 3, 1, 4, pad=1),
+    "few channels per group": case((6, 5), (3, 3), 2, 2, 6, pad=1),
+    "uneven channels per group": case((6, 5), (3, 3), 2, 5, 7, pad=1),
+    "many channels per group": case((6, 5), (3, 3), 8, 8, 8, pad=1),
+    "two groups": case((6, 5), (3, 3), 10, 14, 2, pad=1),
+    "one group": case((6, 5), (3, 3), 2, 3, 1, pad=1),
+    "1x1": case((5, 4), (1, 1), 3, 4, 4),
+    "1x1 strided": case((5, 4), (1, 1), 1, 1, 4, stride=2),
+    "strided": case((9, 8), (3, 3), 1, 2, 4, stride=(2, 3), pad=1),
+    "strided past the filter": case((11, 10), (2, 2), 2, 2, 3, stride=(3, 4)),
+    "strided, last pixels unused": case((10, 9), (3, 3), 2, 2, 3, stride=4),
+    "dilated": case((9, 8), (3, 3), 1, 2, 4, dilation=(2, 3), pad=2),
+    "stride equals dilation": case((11, 9), (3, 3), 1, 1, 4, stride=2, dilation=2, pad=2),
+    "stride divides dilation": case((11, 12), (3, 2), 1, 1, 4, stride=2, dilation=4, pad=3),
+    "dilation divides stride": case((11, 12), (3, 2), 2, 2, 3, stride=4, dilation=2, pad=3),
+    "stride and dilation share a factor": case((23, 17), (3, 2), 1, 1, 4, stride=6, dilation=4),
+    "stride and dilation coprime": case((11, 12), (3, 4), 1, 2, 4, stride=3, dilation=2, pad=4),
+    "uneven padding": case((5, 6), (3, 2), 2, 2, 3, stride=2, pad=((0, 3), (4, 1))),
+    "cropped": case((8, 9), (3, 3), 1, 1, 4, stride=2, pad=((-2, 1), (3, -3))),
+    "cropped, many channels": case((8, 9), (3, 3), 8, 8, 2, stride=2, pad=((-2, 1), (3, -3))),
+    "windows in the padding": case((3, 2), (2, 2), 1, 1, 4, stride=2, pad=((5, 6), (0, 9))),
+    "nothing but padding": case((6, 7), (3, 2), 1, 1, 4, pad=((5, -8), (-7, 4))),
+    "nothing but padding, many channels": case((6, 7), (3, 2), 8, 8, 2, pad=((5, -8), (-7, 4))),
+    "large filter": case((9, 12), (13, 11), 1, 1, 3, pad=6),
+    "large filter, strided and dilated": case(
+        (19, 21), (11, 13), 1, 2, 2, stride=(2, 3), dilation=(3, 2), pad=14
+    ),
+    "31x31": case((6, 33), (31, 31), 1, 1, 2, batch=1, pad=15),
+    "31x31, many channels": case((6, 33), (31, 31), 5, 5, 2, batch=1, pad=15),
+    "one pixel": case((1, 1), (3, 3), 1, 1, 6, pad=1),
+    "one pixel, strided": case((1, 1), (3, 3), 2, 2, 3, stride=2, pad=1),
+    "one output": case((3, 4), (3, 4), 2, 2, 3),
+    "one image": case((5, 4), (3, 3), 2, 2, 3, batch=1, pad=1),
+    "no image": case((5, 4), (3, 3), 2, 2, 3, batch=0, pad=1),
+    "filter larger than the image": case((2, 9), (3, 3), 1, 1, 4, stride=2),
+    "1-D": case((17,), (5,), 1, 2, 4, stride=2, dilation=3, pad=4),
+    "1-D, many channels": case((17,), (5,), 8, 8, 2, stride=2, dilation=3, pad=4),
+    "3-D": case((4, 5, 6), (2, 3, 2), 1, 2, 3, stride=(1, 2, 3), pad=1),
+    "3-D, many channels": case((4, 5, 6), (2, 3, 2), 8, 8, 2, stride=(1, 2, 3), pad=1),
+    "3-D, large filter": case((4, 5, 6), (7, 5, 6), 1, 1, 3, pad=3),
+}
+# Sums of enough terms that their errors can be told apart.
+LONG_SUMS = {
+    "depthwise": case((24, 24), (5, 5), 1, 1, 16, batch=4, pad=2),
+    "depthwise, large filter": case((24, 24), (13, 13), 1, 1, 4, pad=6),
+    "few channels per group": case((20, 20), (3, 3), 2, 2, 8, batch=4, stride=2, pad=1),
+    "many channels per group": case((14, 14), (3, 3), 16, 16, 4, batch=4, pad=1),
+    "1x1": case((14, 14), (1, 1), 32, 32, 2, batch=4),
+}
+
+
+@functools.cache
+def operands(shapes, dtype):
+    """What stands in each role's place, rounded to ``dtype``, by role."""
+    x_shape, filter_shape, convolution = shapes
+    outputs = convolution.shape(Role.FORWARD, x_shape, filter_shape)
+    random = np.random.default_rng(0)
+    return {
+        Role.INPUT_GRADIENT: random.standard_normal(x_shape).astype(dtype),
+        Role.FILTER_GRADIENT: random.standard_normal(filter_shape).astype(dtype),
+        Role.FORWARD: random.standard_normal(outputs).astype(dtype),
+    }
+
+
+def expected(role, shapes, dtype, magnitude=False):
+    """The role in float64, or of the operands' magnitudes."""
+    arrays = [operands(shapes, dtype)[operand].astype(np.float64) for operand in role.operands]
+    arrays = [np.abs(array) for array in arrays] if magnitude else arrays
+    return getattr(reference_roles, role.name.lower())(*arrays, shapes[-1])
+
+
+def roles(implementation, shapes):
+    """The roles that an implementation can compute."""
+    x_shape, filter_shape, convolution = shapes
+    channels, filters = filter_shape[-2], filter_shape[-1] // convolution.groups
+    module = _choice._MODULES[implementation]
+    return [role for role in Role if not module.unsupported(role, convolution, channels, filters)]
+
+
+def supported(cases):
+    """Parameters for each implementation and each case of which it can compute a role."""
+    return [
+        pytest.param(implementation, shapes, id=f"{implementation}-{name}")
+        for implementation, (name, shapes) in itertools.product(IMPLEMENTATIONS, cases.items())
+        if roles(implementation, shapes)
+    ]
+
+
+def compile_roles(implementation, shapes, dtype):
+    """One program with every role that the implementation can compute, and its arguments."""
+    arrays = operands(shapes, dtype)
+
+    def compute(arrays):
+        return {
+            role: _primitive.bind(
+                role,
+                *(arrays[operand] for operand in role.operands),
+                shapes[-1],
+                dtype=dtype,
+                implementation=implementation,
+            )
+            for role in roles(implementation, shapes)
+        }
+
+    arguments = {role: jnp.asarray(array) for role, array in arrays.items()}
+    return jax.jit(compute).lower(arguments).compile(), arguments
+
+
+def computed(implementation, shapes, dtype):
+    program, arguments = compile_roles(implementation, shapes, dtype)
+    return {role: np.asarray(result) for role, result in program(arguments).items()}
+
+
+@pytest.mark.parametrize(("implementation", "shapes"), supported(CASES))
+def test_every_role_is_what_numpy_computes(implementation, shapes):
+    with jax.enable_x64(True):
+        results = computed(implementation, shapes, np.dtype(np.float64))
+    for role, result in results.items():
+        np.testing.assert_allclose(
+            result,
+            expected(role, shapes, np.dtype(np.float64)),
+            rtol=1e-12,
+            atol=1e-12,
+            err_msg=role.name,
+        )
+
+
+@pytest.mark.parametrize("name", LONG_SUMS)
+def test_float32_errors_are_at_most_twice_those_of_lax(name):
+    shapes, dtype = LONG_SUMS[name], np.dtype(np.float32)
+    exact = {role: expected(role, shapes, dtype) for role in Role}
+
+    def errors(implementation):
+        results = computed(implementation, shapes, dtype)
+        return {role: np.abs(result - exact[role]).max() for role, result in results.items()}
+
+    allowed = errors("lax")
+    for implementation in IMPLEMENTATIONS:
+        for role, error in errors(implementation).items():
+            assert error <= 2 * allowed[role], (implementation, role.name)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("implementation", "shapes"), supported(LONG_SUMS))
+def test_16_bit_operands_are_summed_in_float32(implementation, shapes, dtype):
+    dtype = np.dtype(getattr(jnp, dtype))
+    x_shape, filter_shape, convolution = shapes
+    terms = {
+        Role.FORWARD: np.prod(filter_shape[:-1]),
+        Role.INPUT_GRADIENT: np.prod(filter_shape[:-2]) * filter_shape[-1] // convolution.groups,
+        Role.FILTER_GRADIENT: x_shape[0] * np.prod(convolution.outputs),
+    }
+    for role, result in computed(implementation, shapes, dtype).items():
+        assert result.dtype == dtype
+        exact = expected(role, shapes, dtype)
+        # The sum is rounded once to 16 bits, each of its terms to 32.
+        rounding = float(jnp.finfo(dtype).eps) / 2 * np.abs(exact)
+        summing = terms[role] * FLOAT32.eps * expected(role, shapes, dtype, magnitude=True)
+        error = np.abs(result.astype(np.float64) - exact)
+        assert (error <= rounding + summing).all(), role.name
+
+
+@pytest.mark.parametrize(("implementation", "shapes"), supported(LONG_SUMS))
+def test_results_are_the_same_bits_from_run_to_run_and_compilation_to_compilation(
+    implementation, shapes
+):
+    dtype = np.dtype(np.float32)
+    program, arguments = compile_roles(implementation, shapes, dtype)
+    again, _ = compile_roles(implementation, shapes, dtype)
+    first = program(arguments)
+    for repeated in (program(arguments), program(arguments), again(arguments)):
+        jax.tree.map(np.testing.assert_array_equal, repeated, first)
+
+
+def test_an_implementation_that_cannot_says_why_while_tracing():
+    x = jax.ShapeDtypeStruct((1, 5, 5, 16), jnp.float32)
+    weights = jax.ShapeDtypeStruct((3, 3, 8, 8, 2), jnp.float32)
+    taps = functools.partial(grouped_conv2d, implementation="taps")
+    message = r"implementation='taps' cannot: .* channels times filters per group, got 8 \* 8"
+    with pytest.raises(NotImplementedError, match=message):
+        jax.eval_shape(taps, x, weights)
+
+
+def test_an_implementation_given_by_name_is_not_replaced_for_one_group():
+    x = jax.ShapeDtypeStruct((1, 5, 5, 8), jnp.float32)
+    weights = jax.ShapeDtypeStruct((3, 3, 8, 8, 1), jnp.float32)
+    with pytest.raises(NotImplementedError, match="implementation='taps' cannot"):
+        jax.eval_shape(functools.partial(grouped_conv2d, implementation="taps"), x, weights)
+    jaxpr = jax.make_jaxpr(functools.partial(grouped_conv2d, implementation="blocks"))(x, weights)
+    assert "implementation=blocks" in str(jaxpr)
+
+
+def test_an_unknown_implementation_names_those_there_are():
+    x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 1, 2))
+    listed = ", ".join(map(repr, IMPLEMENTATIONS))
+    with pytest.raises(ValueError, match=f"implementation must be one of {listed} or None"):
+        grouped_conv2d(x, weights, implementation="tap")
+
+
+@pytest.mark.parametrize("implementation", [None, *IMPLEMENTATIONS])
+def test_precision_and_preferred_element_type_are_checked_whatever_runs(implementation):
+    x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 1, 2))
+    convolve = functools.partial(grouped_conv2d, x, weights, implementation=implementation)
+    with pytest.raises(TypeError, match="must not be narrower than the original type"):
+        convolve(preferred_element_type=jnp.bfloat16)
+    with pytest.raises(ValueError, match="precision.* got exact"):
+        convolve(precision="exact")
+
+
+def test_the_size_of_the_batch_may_be_unknown_but_not_that_of_the_image():
+    batch, height = jax.export.symbolic_shape("batch, height")
+    filters = jax.ShapeDtypeStruct((3, 3, 1, 4), jnp.float32)
+    convolve = functools.partial(
+        conv_general_dilated,
+        window_strides=(2, 2),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=4,
+    )
+    for sizes, fast in ((batch, 6), True), ((2, height), False):
+        x = jax.ShapeDtypeStruct((*sizes, 5, 4), jnp.float32)
+        jaxpr = jax.make_jaxpr(convolve)(x, filters)
+        used = {equation.primitive.name for equation in jaxpr.jaxpr.eqns}
+        assert operator.contains(used, "grouped_convolution") == fast
