@@ -6,10 +6,12 @@ Everything below the public functions works on one canonical order of axes: imag
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from grouped_conv_jax import _checks
@@ -48,6 +50,26 @@ def check_implementation(implementation: Any) -> str | None:
     if implementation is None:
         return None
     return _checks.word("implementation", implementation, tuple(IMPLEMENTATIONS), "None")
+
+
+def check_precision(precision: Any) -> Any:
+    """Returns ``precision``; raises ``ValueError`` unless lax knows it."""
+    try:
+        _trace_with_precision(precision)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "precision must be hashable and one that jax.lax.conv_general_dilated takes, "
+            f"got {precision!r}"
+        ) from error
+    return precision
+
+
+@functools.cache
+def _trace_with_precision(precision: Any) -> None:
+    # The names that lax knows are not public; the smallest convolution tells.
+    image = jax.ShapeDtypeStruct((1, 1, 1), jnp.float32)
+    smallest = Convolution(1, (1,), ((0, 0),), (1,), precision)
+    jax.eval_shape(functools.partial(lax.forward, convolution=smallest), image, image)
 
 
 def convolve(
