@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+_FLOATING = ("float64", "float32", "bfloat16", "float16")
+_LISTED = f"{', '.join(_FLOATING[:-1])} or {_FLOATING[-1]}"
+
 
 def integer(name: str, value: Any, minimum: int) -> int:
     """Returns ``value`` as an ``int`` of at least ``minimum``; booleans and floats are refused."""
@@ -52,7 +55,11 @@ def finite_number(name: str, value: Any) -> float | int:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {value!r}")
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # An integer beyond every float.
+        finite = False
+    if not finite:
         raise ValueError(f"{name} must be finite, got {value!r}")
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
@@ -89,6 +96,27 @@ def nearest(value: str, words: Iterable[str]) -> str:
     spelled = {word.lower(): word for word in words}
     close = difflib.get_close_matches(value.lower(), spelled, n=1)
     return f"; did you mean {spelled[close[0]]!r}?" if close else ""
+
+
+def floating_array(name: str, value: Any) -> None:
+    """Raises ``TypeError`` unless ``value`` is an array of a dtype that convolutions are for."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    if getattr(dtype, "name", None) not in _FLOATING:
+        raise TypeError(f"{name} must be {_LISTED}, got {dtype}")
+
+
+def floating_dtype(name: str, dtype: Any) -> np.dtype[Any]:
+    """Returns the dtype that ``dtype`` means, one of those that convolutions are for."""
+    try:
+        # NumPy's own default for None is float64.
+        found = None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found.name not in _FLOATING:
+        raise TypeError(f"{name} must be {_LISTED}, got {dtype!r}")
+    return found
 
 
 def shape_is(name: str, array: Any, expected: tuple[int, ...], axes: str) -> None:

@@ -5,12 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from grouped_conv_jax import _checks
-from grouped_conv_jax import _primitive
+from grouped_conv_jax import _checks, _primitive
 from grouped_conv_jax._choice import check_implementation
-from grouped_conv_jax._convolution import Convolution, Role, static_precision
+from grouped_conv_jax._convolution import Convolution, Role
 from grouped_conv_jax._implementations import lax
 from grouped_conv_jax._layout import Layout
 from grouped_conv_jax._padding import Padding
@@ -103,8 +103,8 @@ def grouped_conv2d(
         strides,
         sides,
         dilation,
-        static_precision(precision),
-        _element_type(preferred_element_type),
+        lax.check_precision(precision),
+        _element_type(preferred_element_type, x.dtype),
     )
     kernel = weights.transpose(0, 1, 2, 4, 3).reshape(height, width, channels, groups * filters)
     carried = image.shape[:-3]
@@ -113,8 +113,7 @@ def grouped_conv2d(
     if len(carried) != 1:
         y = y.reshape(*carried, *y.shape[1:])
     if bias is not None:
-        vector = bias.transpose(0, 1, 3, 2).reshape((1,) * (y.ndim - 1) + (groups * filters,))
-        y = y + vector.astype(y.dtype)
+        y = _add_bias(y, bias)
     return layout.from_canonical(y)
 
 
@@ -143,13 +142,8 @@ def _promote(
     given = {"x": x, "weights": weights} | ({} if bias is None else {"bias": bias})
     arrays: dict[str, jax.Array] = {}
     for name, value in given.items():
-        if not hasattr(value, "dtype"):
-            raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+        _checks.floating_array(name, value)
         arrays[name] = jnp.asarray(value)
-        if arrays[name].dtype not in (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16):
-            raise TypeError(
-                f"{name} must be float64, float32, bfloat16 or float16, got {arrays[name].dtype}"
-            )
     dtype = jnp.result_type(*arrays.values())
     cast = {name: array.astype(dtype) for name, array in arrays.items()}
     return cast["x"], cast["weights"], cast.get("bias")
@@ -196,11 +190,22 @@ def _check_filter_fits(
         )
 
 
-def _element_type(preferred: DTypeLike | None) -> Any:
-    """A hashable dtype that sums can have."""
+def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds ``bias`` ``(1, 1, F, G)`` to ``y`` ``(..., G*F)``."""
+    vector = bias.transpose(0, 1, 3, 2).reshape((1,) * (y.ndim - 1) + (-1,))
+    # In 16 bits the bias's cotangent, a sum over all pixels, would be accumulated in 16 bits.
+    wide = jnp.float32 if y.dtype.itemsize == 2 else y.dtype
+    return (y.astype(wide) + vector.astype(wide)).astype(y.dtype)
+
+
+def _element_type(preferred: DTypeLike | None, operands: np.dtype[Any]) -> Any:
+    """A hashable dtype that sums over the operands can have."""
     if preferred is None:
         return None
-    dtype = jnp.dtype(preferred)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"preferred_element_type must be a floating-point dtype, got {preferred!r}")
+    dtype = _checks.floating_dtype("preferred_element_type", preferred)
+    if dtype.itemsize < operands.itemsize:
+        raise ValueError(
+            f"preferred_element_type must not be narrower than the arguments' {operands}, "
+            f"got {preferred!r}"
+        )
     return dtype

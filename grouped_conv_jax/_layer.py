@@ -15,6 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 from grouped_conv_jax import _checks, initializers
 from grouped_conv_jax._choice import check_implementation
 from grouped_conv_jax._functional import grouped_conv2d
+from grouped_conv_jax._implementations import lax
 from grouped_conv_jax._layout import Layout
 from grouped_conv_jax._padding import Padding
 from grouped_conv_jax.initializers import Initializer
@@ -80,6 +81,7 @@ class Hyperparameters:
             ),
             "bias_initializer": initializers.check("bias_initializer", self.bias_initializer),
             "data_format": Layout.parse(self.data_format).data_format,
+            "precision": lax.check_precision(self.precision),
             "implementation": check_implementation(self.implementation),
         }
         checked |= {name: _checks.nonnegative_number(name, getattr(self, name)) for name in FACTORS}
@@ -97,9 +99,9 @@ class Hyperparameters:
                 'num_channels_per_group must be "auto" or 1 where num_groups is "channel-wise", '
                 f"got {self.num_channels_per_group!r}"
             )
-        _check_floating("param_dtype", self.param_dtype)
+        _checks.floating_dtype("param_dtype", self.param_dtype)
         if self.dtype is not None:
-            _check_floating("dtype", self.dtype)
+            _checks.floating_dtype("dtype", self.dtype)
         groups = None if isinstance(self.num_groups, str) else self.num_groups
         channels = (
             None if isinstance(self.num_channels_per_group, str) else (self.num_channels_per_group)
@@ -144,6 +146,7 @@ class Hyperparameters:
 
     def resolve_for(self, x: ArrayLike) -> "Hyperparameters":
         """As :meth:`resolve`, for an input."""
+        _checks.floating_array("x", x)
         layout = Layout.parse(self.data_format)
         shape = jnp.shape(x)
         layout.check_rank(shape)
@@ -253,11 +256,12 @@ class ReadOnlyProperties:
 
 
 def check_learnable(name: str, array: Any, expected: tuple[int, ...]) -> None:
-    """Raises ``ValueError`` where an initializer returned, or a state holds, another shape."""
+    """Raises where what an initializer returned, or a state holds, is of another kind or shape."""
     axes = {
         "weights": "(filter height, filter width, channels per group, filters per group, groups)",
         "bias": "(1, 1, filters per group, groups)",
     }
+    _checks.floating_array(name, array)
     _checks.shape_is(name, array, expected, axes[name])
 
 
@@ -265,15 +269,6 @@ def _integer_or_word(name: str, value: Any, word: str) -> int | str:
     if isinstance(value, str):
         return _checks.word(name, value, (word,), "a positive integer")
     return _checks.integer(name, value, 1)
-
-
-def _check_floating(name: str, dtype: Any) -> None:
-    try:
-        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
-    except TypeError:
-        floating = False
-    if not floating:
-        raise TypeError(f"{name} must be a floating-point dtype, got {dtype!r}")
 
 
 def _initializer(initializer: str | Initializer, initial: ArrayLike | None) -> Initializer:

@@ -31,7 +31,13 @@ class Layout:
         letters = _ALIASES.get(data_format.upper(), data_format.upper())
         counts = {letter: letters.count(letter) for letter in set(letters)}
         required = counts.pop("S", 0) == 2 and counts.pop("C", 0) == 1
-        if not required or set(counts) - set("BTU") or any(n > 1 for n in counts.values()):
+        # Some letters outside ASCII become an S in upper case, or two.
+        if (
+            not data_format.isascii()
+            or not required
+            or set(counts) - set("BTU")
+            or any(n > 1 for n in counts.values())
+        ):
             raise ValueError(f"{_RULE}, got {data_format!r}")
         return cls(letters)
 

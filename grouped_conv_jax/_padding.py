@@ -83,7 +83,8 @@ class Padding:
             self._check_mirror(x.shape, sides)
             padded = jnp.pad(x, widths, mode=_NUMPY_MODES[self.value])
         else:
-            fill = np.asarray(self.value, np.float64).astype(x.dtype)
+            with np.errstate(over="ignore"):
+                fill = np.asarray(self.value, np.float64).astype(x.dtype)
             if not np.isfinite(fill):
                 raise ValueError(
                     f"padding_value must be representable in the input's dtype {x.dtype}, "
@@ -119,21 +120,18 @@ def _parse_sides(padding: Any) -> Sides | None:
     if isinstance(padding, str):
         word = _checks.word("padding", padding, ("same", "valid"), "nonnegative integers")
         return None if word == "same" else ((0, 0), (0, 0))
-    entries = _checks.items(padding)
-    if entries is None:
-        entries = (padding, padding)
-    if len(entries) == 4:
-        entries = (entries[:2], entries[2:])
-    if len(entries) != 2:
+    sizes = _checks.items(padding)
+    if sizes is None:
+        sizes = (padding,) * 4
+    elif len(sizes) == 2:
+        pairs = [_checks.items(entry) for entry in sizes]
+        if pairs == [None, None]:
+            sizes = (sizes[0], sizes[0], sizes[1], sizes[1])
+        elif all(pair is not None and len(pair) == 2 for pair in pairs):
+            sizes = tuple(size for pair in pairs if pair for size in pair)
+    if len(sizes) != 4 or any(_checks.items(size) is not None for size in sizes):
         raise ValueError(f"{rule}, got {padding!r}")
-    vertical, horizontal = (
-        (entry, entry) if (both := _checks.items(entry)) is None else both for entry in entries
-    )
-    if len(vertical) != 2 or len(horizontal) != 2:
-        raise ValueError(f"{rule}, got {padding!r}")
-    top, bottom, left, right = (
-        _checks.integer("padding", size, 0) for size in (*vertical, *horizontal)
-    )
+    top, bottom, left, right = (_checks.integer("padding", size, 0) for size in sizes)
     return (top, bottom), (left, right)
 
 

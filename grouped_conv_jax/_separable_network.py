@@ -30,7 +30,7 @@ CONVOLUTIONS: dict[str, dict[str, Any]] = {
 """The convolutions by their names, in order; batch normalization and ReLU follow each."""
 
 # MATLAB's defaults; Flax's momentum of 0.99 is too slow for an epoch of a few dozen steps.
-BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
+BATCH_NORM: dict[str, Any] = {"momentum": 0.9, "epsilon": 1e-5}
 POOL = (2, 2)
 initialize_fully_connected = jax.nn.initializers.glorot_uniform()
 

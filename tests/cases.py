@@ -132,6 +132,15 @@ def paddings(draw: st.DrawFn) -> tuple[Any, Any]:
     return draw(st.sampled_from(written)), nested
 
 
+@st.composite
+def data_formats(draw: st.DrawFn) -> str:
+    """The usual data formats, and those of three to six letters, as often as one another."""
+    length = draw(st.integers(2, 6))
+    if length == 2:
+        return draw(st.sampled_from(["BSSC", "BCSS", *ALIASES]))
+    return draw(st.sampled_from([written for written in DATA_FORMATS if len(written) == length]))
+
+
 def fits(image, sides, filter_size, dilation, padding_value):
     """Whether the filter fits into the padded image, and the mirror into the image."""
     for size, widths, k, d in zip(image, sides, filter_size, dilation, strict=True):
@@ -166,7 +175,7 @@ def convolutions(draw: st.DrawFn, use_bias: bool | None = None) -> Case:
     while not fits(image, sides(image), filter_size, dilation, value):
         image = (image[0] + 1, image[1] + 1)
 
-    written = draw(st.sampled_from([*DATA_FORMATS, *ALIASES]))
+    written = draw(data_formats())
     data_format = ALIASES.get(written, written)
     sizes = iter(image)
     carried_sizes = st.sampled_from([1, 2, 3, 2, 1, 2, 3, 0])

@@ -5,7 +5,9 @@ grouped one never does; the zeros off the diagonal cost less than the groups' ow
 """
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,8 @@ from grouped_conv_jax._implementations import lax, phases
 
 # Narrower matrix products leave the vector units idle, wider ones multiply more zeros.
 _BLOCK_CHANNELS = 16
+# More blocks than this are looped over, since the time to compile grows with them.
+_UNROLLED_BLOCKS = 16
 
 
 def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
@@ -27,11 +31,8 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
     """``y`` ``(B, *outputs, G*F)``."""
     dense, merged = _merge(convolution, filters.shape[-2], filters.shape[-1] // convolution.groups)
     blocks = _block_diagonal(filters, convolution.groups, merged)
-    parts = [
-        lax.forward(part, block, dense)
-        for part, block in zip(_split(x, len(blocks)), blocks, strict=True)
-    ]
-    return jnp.concatenate(parts, -1)
+    compute = functools.partial(lax.forward, convolution=dense)
+    return _each(compute, _split(x, len(blocks)), blocks)
 
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
@@ -39,16 +40,11 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     dense, merged = _merge(convolution, filters.shape[-2], filters.shape[-1] // convolution.groups)
     blocks = _block_diagonal(filters, convolution.groups, merged)
     gradient = _phased_input_gradient if max(dense.strides) > 1 else lax.input_gradient
-    parts = [
-        gradient(block, part, dense)
-        for part, block in zip(_split(y, len(blocks)), blocks, strict=True)
-    ]
-    return jnp.concatenate(parts, -1)
+    compute = functools.partial(gradient, convolution=dense)
+    return _each(compute, blocks, _split(y, len(blocks)))
 
 
-def _phased_input_gradient(
-    filters: jax.Array, y: jax.Array, convolution: Convolution
-) -> jax.Array:
+def _phased_input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """A dense input gradient whose phases are channels of one convolution at stride one."""
     axes = phases.axes(convolution)
     rank = len(axes)
@@ -76,14 +72,28 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
     groups = convolution.groups
     channels, filters = x.shape[-1] // groups, y.shape[-1] // groups
     dense, merged = _merge(convolution, channels, filters)
-    count = groups // merged
-    parts = []
-    for x_part, y_part in zip(_split(x, count), _split(y, count), strict=True):
-        gradient = lax.filter_gradient(x_part, y_part, dense)
+
+    def diagonal(x: jax.Array, y: jax.Array) -> jax.Array:
+        gradient = lax.filter_gradient(x, y, dense)
         blocks = gradient.reshape(*convolution.filter_size, merged, channels, merged, filters)
-        diagonal = jnp.diagonal(blocks, axis1=-4, axis2=-2)  # (*filter, C, F, merged)
-        parts.append(jnp.swapaxes(diagonal, -1, -2).reshape(*blocks.shape[:-4], channels, -1))
-    return jnp.concatenate(parts, -1)
+        own = jnp.diagonal(blocks, axis1=-4, axis2=-2)  # (*filter, C, F, merged)
+        return jnp.swapaxes(own, -1, -2).reshape(*own.shape[:-2], -1)
+
+    count = groups // merged
+    return _each(diagonal, _split(x, count), _split(y, count))
+
+
+def _each(
+    compute: Callable[[jax.Array, jax.Array], jax.Array],
+    lhs: Sequence[jax.Array],
+    rhs: Sequence[jax.Array],
+) -> jax.Array:
+    """Joins what ``compute`` makes of each block, on the last axis."""
+    if len(lhs) <= _UNROLLED_BLOCKS:
+        return jnp.concatenate([compute(*block) for block in zip(lhs, rhs, strict=True)], -1)
+    stacked = jax.lax.map(lambda block: compute(*block), (jnp.stack(lhs), jnp.stack(rhs)))
+    joined = jnp.moveaxis(stacked, 0, -2)
+    return joined.reshape(*joined.shape[:-2], -1)
 
 
 def _merge(convolution: Convolution, channels: int, filters: int) -> tuple[Convolution, int]:
@@ -91,6 +101,8 @@ def _merge(convolution: Convolution, channels: int, filters: int) -> tuple[Convo
     wanted = math.ceil(_BLOCK_CHANNELS / min(channels, filters))
     divisors = [n for n in range(1, convolution.groups + 1) if convolution.groups % n == 0]
     merged = min((n for n in divisors if n >= wanted), default=convolution.groups)
+    if merged > 4 * wanted:
+        merged = max(n for n in divisors if n <= wanted)
     return dataclasses.replace(convolution, groups=1), merged
 
 

@@ -1,8 +1,11 @@
 """The reference: ``jax.lax.conv_general_dilated`` with ``feature_group_count``."""
 
+import functools
 import string
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from grouped_conv_jax._convolution import Convolution, Role
 
@@ -45,3 +48,23 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
     filters = jax.ShapeDtypeStruct(shape, x.dtype)
     (result,) = jax.linear_transpose(lambda filters: forward(x, filters, convolution), filters)(y)
     return result
+
+
+def check_precision(precision: Any) -> Any:
+    """Returns ``precision``; raises ``ValueError`` unless lax knows it."""
+    try:
+        _trace_with_precision(precision)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "precision must be hashable and one that jax.lax.conv_general_dilated takes, "
+            f"got {precision!r}"
+        ) from error
+    return precision
+
+
+@functools.cache
+def _trace_with_precision(precision: Any) -> None:
+    # The names that lax knows are not public; the smallest convolution tells.
+    image = jax.ShapeDtypeStruct((1, 1, 1), jnp.float32)
+    smallest = Convolution((1,), (1,), 1, (1,), ((0, 0),), (1,), precision)
+    jax.eval_shape(functools.partial(forward, convolution=smallest), image, image)

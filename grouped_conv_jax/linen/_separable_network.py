@@ -1,6 +1,7 @@
 """The channel-wise separable network as a Linen module."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -74,18 +75,19 @@ class SeparableNetwork(nn.Module):
             train: whether the batch normalizations use the batch's statistics and update the
                 running ones (collection ``batch_stats``, which must then be mutable).
         """
-        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         parts.check_rank(jnp.shape(x))
         parts.num_features(jnp.shape(x)[-3:-1])
+        y: Any = x
         for name, layer in parts.CONVOLUTIONS.items():
-            x = GroupedConv2D(**layer, **dtypes, implementation=self.implementation, name=name)(x)
+            y = GroupedConv2D(**layer, **dtypes, implementation=self.implementation, name=name)(y)
             norm = nn.BatchNorm(not train, **parts.BATCH_NORM, **dtypes, name=parts.norm_of(name))
-            x = nn.relu(norm(x))
-        x = nn.max_pool(x, parts.POOL, strides=parts.POOL)
-        x = x.reshape(*x.shape[:-3], math.prod(x.shape[-3:]))
+            y = nn.relu(norm(y))
+        y = nn.max_pool(y, parts.POOL, strides=parts.POOL)
+        y = y.reshape(*y.shape[:-3], math.prod(y.shape[-3:]))
         return nn.Dense(
             self.num_classes,
             kernel_init=parts.initialize_fully_connected,
             **dtypes,
             name="fully_connected",
-        )(x)
+        )(y)

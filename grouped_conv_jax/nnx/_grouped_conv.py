@@ -83,19 +83,21 @@ class GroupedConv2D(nnx.Module, ReadOnlyProperties):
     ) -> None:
         arguments = locals()
         num_channels = _checks.integer("num_channels", num_channels, 1)
+        if not isinstance(rngs, nnx.Rngs):
+            raise TypeError(f"rngs must be an nnx.Rngs, got {type(rngs).__name__}")
         layer = Hyperparameters(**{name: arguments[name] for name in FIELDS}).resolve(
             num_channels, f"num_channels={num_channels}"
         )
         self.weights = nnx.Param(
             layer.initialize_weights(rngs.params(), layer.weights_shape, layer.param_dtype)
         )
-        check_learnable("weights", self.weights, layer.weights_shape)
+        check_learnable("weights", self.weights.get_value(), layer.weights_shape)
         bias = None
         if layer.use_bias:
             bias = nnx.Param(
                 layer.initialize_bias(rngs.params(), layer.bias_shape, layer.param_dtype)
             )
-            check_learnable("bias", bias, layer.bias_shape)
+            check_learnable("bias", bias.get_value(), layer.bias_shape)
         self.bias = bias
         # The learnables hold these from here on; kept twice they would go into every state.
         layer = dataclasses.replace(layer, initial_weights=None, initial_bias=None)
@@ -105,5 +107,8 @@ class GroupedConv2D(nnx.Module, ReadOnlyProperties):
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         """Returns ``(B, H', W', F*G)`` for ``x`` ``(B, H, W, C*G)``."""
+        layer = Hyperparameters.of(self).resolve_for(x)
+        weights = self.weights[...]
+        check_learnable("weights", weights, layer.weights_shape)
         bias = None if self.bias is None else self.bias[...]
-        return Hyperparameters.of(self).resolve_for(x)(x, self.weights[...], bias)
+        return layer(x, weights, bias)

@@ -1,6 +1,7 @@
 """The channel-wise separable network as an NNX module."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,13 +70,14 @@ class SeparableNetwork(nnx.Module):
         self.num_classes = parts.check_num_classes(num_classes)
         self.image_size = _checks.pair("image_size", image_size)
         features = parts.num_features(self.image_size)
-        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        dtypes: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
         channels = num_channels
         for name, layer in parts.CONVOLUTIONS.items():
             convolution = GroupedConv2D(
                 channels, **layer, **dtypes, implementation=implementation, rngs=rngs
             )
-            channels = layer["num_filters_per_group"] * convolution.num_groups
+            *_, filters, groups = convolution.weights.shape
+            channels = filters * groups
             norm = nnx.BatchNorm(channels, **parts.BATCH_NORM, **dtypes, rngs=rngs)
             setattr(self, name, convolution)
             setattr(self, parts.norm_of(name), norm)
@@ -98,8 +100,9 @@ class SeparableNetwork(nnx.Module):
             raise ValueError(
                 f"x must have images of image_size={self.image_size}, got shape {jnp.shape(x)}"
             )
+        y: Any = x
         for name in parts.CONVOLUTIONS:
-            x = getattr(self, name)(x)
-            x = nnx.relu(getattr(self, parts.norm_of(name))(x))
-        x = nnx.max_pool(x, parts.POOL, strides=parts.POOL)
-        return self.fully_connected(x.reshape(*x.shape[:-3], math.prod(x.shape[-3:])))
+            norm = getattr(self, parts.norm_of(name))
+            y = nnx.relu(norm(getattr(self, name)(y)))
+        y = nnx.max_pool(y, parts.POOL, strides=parts.POOL)
+        return self.fully_connected(y.reshape(*y.shape[:-3], math.prod(y.shape[-3:])))

@@ -1,0 +1,67 @@
+"""The command ``grouped-conv-jax`` and its subcommands.
+
+A subcommand is a module with ``SUMMARY``, ``add_arguments(parser)`` and ``run(arguments) -> int``.
+Nothing heavy is imported before ``run``.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from grouped_conv_jax import __version__
+from grouped_conv_jax.commands import predict, train
+from grouped_conv_jax.commands._errors import CommandError
+
+__all__ = ["main"]
+
+PROGRAM = "grouped-conv-jax"
+_COMMANDS = {"train": train, "predict": predict}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: what follows the program's name; ``None`` takes it from ``sys.argv``.
+
+    Returns:
+        The exit status: 0, 2 for what the user has to mend in the arguments or the data, 1 for
+        other failures, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: by ``argparse``, after ``--help`` and for arguments that it refuses.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(_COMMANDS[arguments.command].run(arguments))
+    except CommandError as error:
+        print(f"{PROGRAM} {arguments.command}: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except OSError as error:
+        print(f"{PROGRAM} {arguments.command}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{PROGRAM} {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Grouped convolution for JAX and Flax, at work.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in _COMMANDS.items():
+        command.add_arguments(
+            subparsers.add_parser(
+                name,
+                help=command.SUMMARY,
+                description=command.DESCRIPTION,
+                epilog=command.EPILOG,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                allow_abbrev=False,
+            )
+        )
+    return parser

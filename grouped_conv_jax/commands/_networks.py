@@ -1,0 +1,103 @@
+"""The separable network of either API, as pure functions over dictionaries of arrays."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from grouped_conv_jax.linen._factors import learnable_factors as linen_factors
+from grouped_conv_jax.linen._separable_network import SeparableNetwork as LinenNetwork
+from grouped_conv_jax.nnx._factors import learnable_factors as nnx_factors
+from grouped_conv_jax.nnx._separable_network import SeparableNetwork as NNXNetwork
+from grouped_conv_jax.optim import Factors
+
+Arrays: TypeAlias = Any
+"""Nested dictionaries of arrays, the same for both APIs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network without its arrays.
+
+    Attributes:
+        initialize: from a seed to parameters and batch statistics.
+        logits: from parameters, batch statistics, images and whether this is training, to logits
+            and the new batch statistics.
+        factors: the layers' learning-rate and L2 factors.
+    """
+
+    initialize: Callable[[int], tuple[Arrays, Arrays]]
+    logits: Callable[[Arrays, Arrays, jax.Array, bool], tuple[jax.Array, Arrays]]
+    factors: Factors
+
+
+def build(
+    api: str,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    implementation: str | None = None,
+) -> Network:
+    """Builds the network of ``"linen"`` or ``"nnx"`` for images ``(H, W, C)``."""
+    builders = {"linen": _build_linen, "nnx": _build_nnx}
+    return builders[api](image_shape, num_classes, implementation)
+
+
+def _build_linen(
+    image_shape: tuple[int, int, int], num_classes: int, implementation: str | None
+) -> Network:
+    model = LinenNetwork(num_classes, implementation=implementation)
+    image = jnp.zeros((1, *image_shape))
+
+    def initialize(seed: int) -> tuple[Arrays, Arrays]:
+        variables = jax.jit(model.init)(jax.random.key(seed), image)
+        return variables["params"], variables["batch_stats"]
+
+    def logits(
+        params: Arrays, batch_stats: Arrays, images: jax.Array, train: bool
+    ) -> tuple[jax.Array, Arrays]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        result, changed = model.apply(
+            variables, images, train, method="logits", mutable=["batch_stats"] if train else []
+        )
+        return result, changed.get("batch_stats", batch_stats)
+
+    return Network(initialize, logits, linen_factors(model, jax.random.key(0), image))
+
+
+def _build_nnx(
+    image_shape: tuple[int, int, int], num_classes: int, implementation: str | None
+) -> Network:
+    height, width, num_channels = image_shape
+
+    def create(seed: int) -> NNXNetwork:
+        return NNXNetwork(
+            num_channels,
+            num_classes,
+            (height, width),
+            implementation=implementation,
+            rngs=nnx.Rngs(seed),
+        )
+
+    def arrays(model: NNXNetwork) -> tuple[Arrays, Arrays]:
+        params, batch_stats = nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat)
+        return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
+
+    abstract = nnx.eval_shape(lambda: create(0))
+    graph = nnx.graphdef(abstract)
+
+    def logits(
+        params: Arrays, batch_stats: Arrays, images: jax.Array, train: bool
+    ) -> tuple[jax.Array, Arrays]:
+        model = nnx.merge(graph, params, batch_stats)
+        if train:
+            model.train()
+        else:
+            model.eval()
+        return model.logits(images), arrays(model)[1]
+
+    # One compilation is quicker than one for each initializer.
+    initialize = jax.jit(lambda seed: arrays(create(seed)), static_argnums=0)
+    return Network(initialize, logits, nnx_factors(abstract))

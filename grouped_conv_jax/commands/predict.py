@@ -1,0 +1,138 @@
+"""``grouped-conv-jax predict``: classifies images with a trained network.
+
+It needs JAX, Pillow and the exported network, and none of the code that trained it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from grouped_conv_jax.commands import _run_directory
+from grouped_conv_jax.commands._errors import CommandError, require
+from grouped_conv_jax.commands._images import UnreadableImageError, read_image
+
+SUMMARY = "classify images with a trained network"
+DESCRIPTION = """\
+Classifies images with a network that `train` wrote. Prints a line for each image: its
+name, the class and the class's probability, separated by tabs.
+"""
+EPILOG = """\
+The exit status is 0 if all images were classified, 1 if some could not be read (they
+are named on the standard error stream), 2 if there is no network in --model.
+"""
+
+
+class Model(NamedTuple):
+    """A network that was read from a run's directory.
+
+    Attributes:
+        classes: the classes' names.
+        image_size: (height, width) of the images that it takes.
+        channels: of those images.
+        probabilities: from ``(1, H, W, C)``, float32 from 0 to 1, to ``(1, K)``.
+        pixel_maximum: what bytes are divided by.
+    """
+
+    classes: list[str]
+    image_size: tuple[int, int]
+    channels: int
+    pixel_maximum: float
+    probabilities: Callable[[np.ndarray], Any]
+
+    def classify(self, path: Path) -> np.ndarray:
+        """The probability of each class for the image in a file."""
+        pixels = read_image(path, self.image_size, self.channels)
+        scaled = pixels[np.newaxis].astype(np.float32) / np.float32(self.pixel_maximum)
+        return np.asarray(self.probabilities(scaled))[0]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="directory that `train` wrote"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print a list of objects with the probabilities of all classes",
+    )
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Classifies the images.
+
+    Returns:
+        0, or 1 if some images could not be read.
+
+    Raises:
+        CommandError: there is no network.
+    """
+    require("PIL", "flatbuffers")
+    model = load(arguments.model)
+    results: list[dict[str, Any]] = []
+    failed = False
+    for path in arguments.images:
+        try:
+            probabilities = model.classify(path)
+        except UnreadableImageError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        best = int(np.argmax(probabilities))
+        name, probability = model.classes[best], float(probabilities[best])
+        if arguments.json:
+            every = dict(zip(model.classes, probabilities.tolist(), strict=True))
+            results.append(
+                {
+                    "image": str(path),
+                    "class": name,
+                    "probability": probability,
+                    "probabilities": every,
+                }
+            )
+        else:
+            print(f"{path}\t{name}\t{probability:.4f}")
+    if arguments.json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+    return int(failed)
+
+
+def load(directory: Path) -> Model:
+    """Reads the network from a run's directory.
+
+    Raises:
+        CommandError: there is none, or it is damaged.
+    """
+    from jax import export
+
+    config = _run_directory.find_config(directory)
+    described, network = directory / _run_directory.CONFIG, directory / _run_directory.MODEL
+    for path in (described, network):
+        if not path.is_file():
+            raise CommandError(f"--model {directory} holds no trained network: there is no {path}")
+    assert config is not None
+    try:
+        height, width = map(int, config["image_size"])
+        classes, channels = list(map(str, config["classes"])), int(config["channels"])
+        pixel_maximum = float(config["pixel_maximum"])
+    except (TypeError, ValueError) as error:
+        raise CommandError(f"{described} is damaged: {error}") from error
+    try:
+        exported = export.deserialize(bytearray(network.read_bytes()))
+        (images,), (answers,) = exported.in_avals, exported.out_avals
+        # One call compiles it, which shows whether it is whole and for this device.
+        exported.call(np.zeros((1, *images.shape[1:]), np.float32))
+    # What JAX raises for a damaged file is not documented.
+    except Exception as error:
+        raise CommandError(
+            f"{network} is damaged, or not for this device: {type(error).__name__}: {error}"
+        ) from error
+    if (*images.shape[1:], answers.shape[1]) != (height, width, channels, len(classes)):
+        raise CommandError(f"{network} and {described} are of different runs")
+    return Model(classes, (height, width), channels, pixel_maximum, exported.call)

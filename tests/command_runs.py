@@ -1,0 +1,45 @@
+"""A small folder of images and a run on it that several test files look at."""
+
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grouped_conv_jax.commands import main
+
+EPOCHS = 4
+# 28 images to train on make three batches.
+OPTIONS = ["--image-size", "8x9", "--batch-size", "8", "--epochs", str(EPOCHS), "--seed", "7"]
+
+
+def draw_images(folder, per_class=20):
+    """Two classes, bright on the left and bright on the right, with noise."""
+    random = np.random.default_rng(0)
+    for name, bright in (("left", slice(0, 6)), ("right", slice(6, 12))):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = random.integers(0, 120, (10, 12, 3))
+            pixels[:, bright] += 60
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i:02}.png")
+    return folder
+
+
+@functools.cache
+def _finished():
+    base = Path(tempfile.mkdtemp())
+    images, out = draw_images(base / "images"), base / "run"
+    assert main(["train", "--data", str(images), "--out", str(out), *OPTIONS]) == 0
+    return base
+
+
+@pytest.fixture(scope="session")
+def finished():
+    """A directory with ``images`` and the ``run`` on them, not to be changed."""
+    base = _finished()
+    yield base
+    shutil.rmtree(base, ignore_errors=True)
+    _finished.cache_clear()

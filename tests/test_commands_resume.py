@@ -1,0 +1,185 @@
+"""A run that is stopped, in whatever way, and resumed ends as one that never was."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from command_runs import EPOCHS, OPTIONS, finished  # noqa: F401
+from jax import export
+
+from grouped_conv_jax.commands import _progress, main
+
+
+@pytest.fixture(name="base")
+def _base(finished):  # noqa: F811
+    return finished
+
+
+def assert_same_run(out, reference):
+    """The same metrics, to the last digit, and the same results, options and network."""
+    for name in ("metrics.csv", "config.json"):
+        assert (out / name).read_bytes() == (reference / name).read_bytes(), name
+    # The bytes of an exported network also depend on what the process exported before.
+    images = np.random.default_rng(0).random((2, 8, 9, 3), np.float32)
+    networks = [(path / "model.stablehlo").read_bytes() for path in (out, reference)]
+    answers = [export.deserialize(bytearray(network)).call(images) for network in networks]
+    np.testing.assert_array_equal(*answers)
+    assert sorted(os.listdir(out)) == sorted(os.listdir(reference))
+    assert os.listdir(out / "checkpoint") == os.listdir(reference / "checkpoint")
+
+
+def resume(out, *options):
+    return main(["train", "--resume", "--out", str(out), *options])
+
+
+def begin(base, out):
+    """Starts a run in a process of its own."""
+    command = [sys.executable, "-u", "-m", "grouped_conv_jax", "train", "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--data", str(base / "images"), *OPTIONS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def send_after_epoch(process, number, epoch):
+    """Sends a signal as soon as an epoch's line is there, and returns what was printed."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(f"epoch {epoch}/"):
+            process.send_signal(number)
+    rest, error = process.communicate(timeout=60)
+    return "".join(lines) + rest, error
+
+
+def test_after_kill_9_resume_reaches_the_same_results(base, tmp_path, capsys):
+    out = tmp_path / "run"
+    process = begin(base, out)
+    send_after_epoch(process, signal.SIGKILL, epoch=2)
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "model.stablehlo").exists()
+    # What a run killed in the middle of writing leaves behind.
+    (out / "checkpoint" / "999.orbax-checkpoint-tmp").mkdir()
+    (out / ".metrics.csv.part").write_text("epoch,learning")
+    (step,) = (path for path in (out / "checkpoint").iterdir() if path.name.isdigit())
+    (out / "checkpoint" / "1" / "state").mkdir(parents=True)
+    assert resume(out) == 0
+    assert f"going on after {int(step.name) // 3} epochs" in capsys.readouterr().out
+    assert_same_run(out, base / "run")
+
+
+def test_ctrl_c_saves_says_how_to_resume_and_loses_nothing(base, tmp_path):
+    out = tmp_path / "run"
+    process = begin(base, out)
+    _, error = send_after_epoch(process, signal.SIGINT, epoch=1)
+    assert process.returncode == 130
+    assert error.endswith(
+        f"interrupted and saved; go on with: grouped-conv-jax train --resume --out {out}\n"
+    )
+    assert "Traceback" not in error
+    assert resume(out) == 0
+    assert_same_run(out, base / "run")
+
+
+def test_ctrl_c_within_an_epoch_keeps_its_steps(base, tmp_path, monkeypatch, capsys):
+    out, steps = tmp_path / "run", itertools.count(1)
+
+    def step(_):
+        if next(steps) == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(_progress.Lines, "step", step)
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["train", "--data", str(base / "images"), "--out", str(out), *OPTIONS]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.undo()
+    # An epoch has three steps.
+    assert os.listdir(out / "checkpoint") == ["5"]
+    assert resume(out) == 0
+    assert "going on after 1 epochs and 2 of 3 steps" in capsys.readouterr().out
+    assert_same_run(out, base / "run")
+
+
+def test_resuming_a_finished_run_changes_nothing(base, tmp_path):
+    out = shutil.copytree(base / "run", tmp_path / "run")
+    (out / "curves.png").unlink()
+    assert resume(out, "--seed", "7") == 0
+    assert_same_run(out, base / "run")
+
+
+def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, tmp_path, capsys):
+    out = shutil.copytree(base / "run", tmp_path / "run")
+    assert resume(out, "--epochs", str(EPOCHS - 1)) == 2
+    assert f"--epochs must be at least the {EPOCHS} that the run" in capsys.readouterr().err
+    assert_same_run(out, base / "run")
+    assert resume(out, "--epochs", str(EPOCHS + 1)) == 0
+    old = (base / "run" / "metrics.csv").read_text()
+    new = (out / "metrics.csv").read_text()
+    assert new.startswith(old)
+    assert len(new.splitlines()) == len(old.splitlines()) + 1
+    assert json.loads((out / "config.json").read_text())["results"]["epochs"] == EPOCHS + 1
+
+
+def test_another_option_is_refused_and_the_run_kept(base, capsys):
+    assert resume(base / "run", "--solver", "sgdm") == 2
+    assert "--solver adam; got --solver sgdm" in capsys.readouterr().err
+    assert json.loads((base / "run" / "config.json").read_text())["results"]
+
+
+def test_other_images_are_refused_and_the_same_elsewhere_taken(base, tmp_path, capsys):
+    out = shutil.copytree(base / "run", tmp_path / "run")
+    images = shutil.copytree(base / "images", tmp_path / "moved")
+    (images / "left" / "00.png").write_bytes((images / "right" / "00.png").read_bytes())
+    assert resume(out, "--data", str(images)) == 2
+    assert "needs the images that the run" in capsys.readouterr().err
+    assert_same_run(out, base / "run")
+    (images / "left" / "00.png").write_bytes((base / "images" / "left" / "00.png").read_bytes())
+    assert resume(out, "--data", str(images)) == 0
+    assert json.loads((out / "config.json").read_text())["options"]["data"] == str(images)
+
+
+def test_resume_where_nothing_was_begun_begins(tmp_path, capsys):
+    """A run killed before it wrote anything is resumed by the same command as any other."""
+    out = tmp_path / "run"
+    assert resume(out, "--data", str(tmp_path / "nowhere")) == 2
+    error = capsys.readouterr().err
+    assert f"nothing to resume in {out}: this run begins anew" in error
+    assert "--data must be a folder" in error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "config.json is damaged"),
+        ("[]", "config.json is not the configuration of a run"),
+        ('{"format": 99}', "config.json is not the configuration of a run"),
+        (
+            '{"format": 1, "classes": 0, "image_size": 0, "channels": 0, "pixel_maximum": 0, '
+            '"data": 0, "options": {"colour": 1}}',
+            "options of the run cannot be read: .*colour",
+        ),
+    ],
+)
+def test_a_damaged_config_is_refused(tmp_path, capsys, content, message):
+    (tmp_path / "config.json").write_text(content)
+    assert resume(tmp_path) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_damaged_checkpoint_is_refused(base, tmp_path, capsys):
+    out = shutil.copytree(base / "run", tmp_path / "run")
+    (step,) = (out / "checkpoint").iterdir()
+    for path in (step / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    assert resume(out) == 1
+    assert "the checkpoint in" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""What README.md says of names, extras and other libraries; its examples run as doctests."""
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from grouped_conv_jax.linen import GroupedConv2D
+from grouped_conv_jax.matlab import GroupedConvolution2DLayer
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def table(header: str) -> list[list[str]]:
+    """The rows of the table whose header begins so."""
+    lines = README[README.index(f"| {header} |") :].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_every_matlab_property_is_in_the_table_once() -> None:
+    listed = re.findall(r"`(\w+)`", " ".join(row[0] for row in table("MATLAB property")))
+
+    properties = [name for name in dir(GroupedConvolution2DLayer) if name[0].isupper()]
+    assert sorted(listed) == sorted([*properties, "Padding"])
+
+
+def test_every_matlab_property_is_matched_by_a_name_of_the_layer() -> None:
+    names = {field.name for field in dataclasses.fields(GroupedConv2D)} | set(dir(GroupedConv2D))
+    for _, argument in table("MATLAB property"):
+        assert re.findall(r"\w+", argument)[0] in names
+
+
+def test_each_command_is_one_line_that_makes_its_own_environment() -> None:
+    setup = r'python3 -m venv \.venv && \.venv/bin/pip install --quiet --editable "\.\[(\w+)\]" && '
+    commands = re.findall(rf"^{setup}\.venv/bin/(.+)$", README, re.MULTILINE)
+
+    assert commands == [("train", "grouped-conv-jax train"), ("test", "python -m pytest -n 2")]
+    assert "grouped-conv-jax" in PROJECT["scripts"]
+
+
+def test_every_extra_is_in_the_table() -> None:
+    extras = [row[0].strip("`") for row in table("extra")]
+
+    assert sorted(extras) == sorted(PROJECT["optional-dependencies"])
+
+
+def test_flax_is_as_the_table_says() -> None:
+    images = jnp.ones((2, 8, 8, 6))
+    flax_layers = [
+        lambda **kw: nn.Conv(12, **kw).init_with_output(jax.random.key(0), images)[0],
+        lambda **kw: nnx.Conv(6, 12, **kw, rngs=nnx.Rngs(0))(images),
+    ]
+    for convolve in flax_layers:
+        # An integer convolves the last axis alone; padding would show on others.
+        assert convolve(kernel_size=3, padding="VALID").shape == (2, 8, 6, 12)
+        assert convolve(kernel_size=(3, 3), padding="SAME", strides=2).shape == (2, 4, 4, 12)
+        assert convolve(kernel_size=(3, 3), padding=((1, 2), (0, 3))).shape == (2, 9, 9, 12)
+        for mode in ("REFLECT", "CIRCULAR"):
+            assert convolve(kernel_size=(3, 3), padding=mode).shape == (2, 8, 8, 12)
+        with pytest.raises(Exception, match="REPLICATE"):
+            convolve(kernel_size=(3, 3), padding="REPLICATE")
+        with pytest.raises(Exception, match="EDGE"):
+            convolve(kernel_size=(3, 3), padding="EDGE")
+
+
+def test_pytorch_is_as_the_table_says() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch's CPU build is installed on Python 3.11")
+    images = torch.ones(2, 6, 8, 8)
+    assert torch.nn.Conv2d(6, 12, 3)(images).shape == (2, 12, 6, 6)
+    assert torch.nn.Conv2d(6, 12, 3)(images[0]).shape == (12, 6, 6)
+    with pytest.raises(RuntimeError, match="3D"):
+        torch.nn.Conv2d(6, 12, 3)(images[None])
+    with pytest.raises(ValueError, match="strided"):
+        torch.nn.Conv2d(6, 12, 3, padding="same", stride=2)
+    with pytest.raises(RuntimeError, match="padding"):
+        torch.nn.Conv2d(6, 12, 3, padding=(1, 2, 3, 0))(images)
+    with pytest.raises(ValueError, match="'zeros'"):
+        torch.nn.Conv2d(6, 12, 3, padding=1, padding_mode="symmetric")
