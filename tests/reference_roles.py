@@ -34,8 +34,8 @@ def filter_gradient(x, y, convolution):
     framed[_inside(convolution)] = x
     filters = np.zeros((*convolution.filter_size, x.shape[-1], *y.shape[-2:]))
     for tap, window in _windows(convolution):
-        pixels = view[window].reshape(-1, *view.shape[-2:])
-        filters[tap] = np.einsum("pgc,pgf->cgf", pixels, y.reshape(-1, *y.shape[-2:]))
+        products = np.einsum("...gc,...gf->...cgf", view[window], y)
+        filters[tap] = products.sum(tuple(range(products.ndim - 3)))
     return _joined(filters)
 
 
@@ -47,7 +47,7 @@ def _by_group(array, convolution):
 
 
 def _joined(array):
-    return array.reshape(*array.shape[:-2], -1)
+    return array.reshape(*array.shape[:-2], array.shape[-2] * array.shape[-1])
 
 
 def _frame(batch, channels, convolution):

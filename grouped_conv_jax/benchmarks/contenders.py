@@ -29,8 +29,8 @@ class Contender:
         wait: waits until a result is there.
         queued: whether several may be started before the first is waited for; a device runs them
             one after the other, while a CPU would run them at once.
-        to_numpy: a result of ``run`` in canonical order, float64.
         details: what else is known of it, for the record.
+        to_numpy: a result of ``run`` in canonical order, float64.
     """
 
     name: str
@@ -38,8 +38,8 @@ class Contender:
     run: Callable[[], Any]
     wait: Callable[[Any], Any]
     queued: bool
-    to_numpy: Callable[[Any], np.ndarray]
     details: dict[str, Any]
+    to_numpy: Callable[[Any], np.ndarray] = np.asarray
 
 
 def prepare_jax(
@@ -88,8 +88,8 @@ def prepare_jax(
         lambda: compiled(*arguments),
         jax.block_until_ready,
         jax.default_backend() != "cpu",
-        lambda result: np.asarray(result).astype(np.float64),
         details,
+        lambda result: np.asarray(result).astype(np.float64),
     )
 
 

@@ -1,11 +1,11 @@
 """The networks in PyTorch, and a training step of one."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from grouped_conv_jax.benchmarks import networks
+from grouped_conv_jax.benchmarks.contenders import Contender
 from grouped_conv_jax.benchmarks.networks import Activation, Block, Layer, Network
 from grouped_conv_jax.benchmarks.pytorch import Torch
 
@@ -58,17 +58,17 @@ def build(torch: Any, network: Network) -> Any:
     )
 
 
-def training_step(
+def prepare(
     torch: Torch, network: Network, images: np.ndarray, labels: np.ndarray, layout: str
-) -> Callable[[], Any]:
-    """Returns ``step() -> loss`` for images ``(B, H, W, 3)``."""
+) -> Contender:
+    """Sets up training steps on images ``(B, H, W, 3)``, in one of PyTorch's layouts."""
     module = torch.module
     module.manual_seed(0)
-    memory_format = {
+    formats = {
         "channels-first": module.contiguous_format,
         "channels-last": module.channels_last,
-    }[layout]
-    model = build(module, network).to(torch.device, memory_format=memory_format).train()
+    }
+    model = build(module, network).to(torch.device, memory_format=formats[layout])
     optimizer = module.optim.SGD(model.parameters(), networks.LEARNING_RATE, networks.MOMENTUM)
     x = torch.to_layout(module.from_numpy(np.moveaxis(images, -1, 1)), layout)
     y = module.from_numpy(labels).to(torch.device).long()
@@ -81,4 +81,4 @@ def training_step(
         optimizer.step()
         return loss
 
-    return step
+    return Contender("torch", layout, step, torch.wait, not torch.on_cpu, {})

@@ -114,8 +114,8 @@ class Torch:
             run,
             self.wait,
             not self.on_cpu,
-            lambda result: self._to_numpy(role, result, case.shape(role)),
             {},
+            lambda result: self._to_numpy(role, result, case.shape(role)),
         )
 
     def _to_torch(self, kind: Role, array: np.ndarray, row: tuple[int, ...]) -> Any:

@@ -1,5 +1,6 @@
 """Measures training steps of whole networks, with this package and without."""
 
+import functools
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -48,55 +49,59 @@ def measure(
     records: list[dict[str, Any]] = []
     ready: list[Ready] = []
     own: dict[str, tuple[dict[str, Any], Any]] = {}
-    for contender in _contenders(NETWORKS[name], settings, torch, images, labels):
-        record = {
-            "network": name,
-            "contender": contender.name,
-            "variant": contender.variant,
-            "batch": batch,
-            "image_size": image_size,
-            **contender.details,
-        }
+    for kind, variant, prepare in _candidates(NETWORKS[name], settings, torch, images, labels):
+        record: dict[str, Any] = {"network": name, "contender": kind, "variant": variant}
+        record |= {"batch": batch, "image_size": image_size}
         records.append(record)
-        result, seconds = timing.first_calls(contender)
-        if contender.name == "ours":
-            own[contender.variant] = record, _gradient(result)
-        elif contender.name == "lax":
-            our_record, gradient = own.pop(contender.variant)
-            difference = _difference(gradient, _gradient(result))
-            our_record["gradient_difference"] = timing.rounded(difference)
-            # This refuses NaN too.
-            if not difference <= _LARGEST_DIFFERENCE:
-                our_record["failure"] = f"wrong: the gradient is {difference:.1e} off lax's"
+        # Whatever a contender raises is what is to be known about it.
+        try:
+            contender = prepare()
+            result, seconds = timing.first_calls(contender)
+        except Exception as failure:
+            record["failure"] = timing.describe(failure)
+            continue
+        record |= contender.details
         ready.append(Ready(record, contender, seconds))
+        if kind == "ours":
+            own[variant] = record, _gradient(result)
+        elif variant in own:
+            _compare(*own.pop(variant), _gradient(result))
     timing.take_turns(ready, settings.repeats, settings.budget)
     return records
 
 
-def _contenders(
+def _candidates(
     network: Network,
     settings: Settings,
     torch: Torch | None,
     images: np.ndarray,
     labels: np.ndarray,
-) -> Iterator[Contender]:
-    on_cpu = jax.default_backend() == "cpu"
-    pictures, answers = jax.device_put((images, labels))
-    for api, flax in _APIS.items():
-        for kind, convolve in _CONVOLUTIONS.items():
-            if kind not in ("ours", *settings.against):
-                continue
-            step, state = flax.training_step(network, convolve, pictures)
-            compiled, details = compile_jax(step, state, pictures, answers)
-
-            def run(compiled: Any = compiled, state: Any = state) -> Any:
-                return compiled(state, pictures, answers)
-
-            yield Contender(kind, api, run, jax.block_until_ready, not on_cpu, np.asarray, details)
+) -> Iterator[tuple[str, str, Callable[[], Contender]]]:
+    """Name and variant of each contender, and what prepares it; lax after ours."""
+    for api in _APIS:
+        for kind in ("ours", "lax"):
+            if kind in ("ours", *settings.against):
+                yield kind, api, functools.partial(_prepare, kind, api, network, images, labels)
     if torch:
+        prepare = functools.partial(network_torch.prepare, torch, network, images, labels)
         for layout in Torch.layouts:
-            steps = network_torch.training_step(torch, network, images, labels, layout)
-            yield Contender("torch", layout, steps, torch.wait, not on_cpu, np.asarray, {})
+            yield "torch", layout, functools.partial(prepare, layout)
+
+
+def _prepare(
+    kind: str, api: str, network: Network, images: np.ndarray, labels: np.ndarray
+) -> Contender:
+    pictures, answers = jax.device_put((images, labels))
+    step, state = _APIS[api].training_step(network, _CONVOLUTIONS[kind], pictures)
+    compiled, details = compile_jax(step, state, pictures, answers)
+    return Contender(
+        kind,
+        api,
+        lambda: compiled(state, pictures, answers),
+        jax.block_until_ready,
+        jax.default_backend() != "cpu",
+        details,
+    )
 
 
 def _gradient(result: Any) -> Any:
@@ -105,7 +110,11 @@ def _gradient(result: Any) -> Any:
     return moments
 
 
-def _difference(gradient: Any, expected: Any) -> float:
-    """The norm of the difference over the norm of what is expected."""
+def _compare(record: dict[str, Any], gradient: Any, expected: Any) -> None:
+    """Records the norm of the difference over the norm of what is expected."""
     difference = jax.tree.map(lambda a, b: a - b, gradient, expected)
-    return float(optax.global_norm(difference) / optax.global_norm(expected))
+    ratio = float(optax.global_norm(difference) / optax.global_norm(expected))
+    record["gradient_difference"] = timing.rounded(ratio)
+    # This refuses NaN too.
+    if not ratio <= _LARGEST_DIFFERENCE:
+        record["failure"] = f"wrong: the gradient differs from lax's by {ratio:.1e} of its norm"
