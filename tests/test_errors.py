@@ -52,7 +52,7 @@ def message_of(error, call, *args, **kwargs):
 
 def assert_message(message, name, received):
     assert re.match(rf"{name}\b", message), message
-    assert f"got {received}" in message, message
+    assert re.search(rf"got {re.escape(received)}(?![\w.])", message), message
 
 
 @pytest.mark.parametrize(("name", "value", "error", "received"), OF_FUNCTION_AND_MODULES)
@@ -93,7 +93,8 @@ def test_hyperparameters_while_jit_traces(name, value, error, received):
 @pytest.mark.parametrize("name", ["stride", "dilation_factor", "padding", "padding_value"])
 def test_a_hyperparameter_that_is_traced(name):
     traced = jax.jit(lambda value: grouped_conv2d(X, WEIGHTS, **{name: value}))
-    assert_message(message_of(TypeError, traced, 1), name, "")
+    message = message_of(TypeError, traced, 1)
+    assert re.match(rf"{name} must be .*, got .*int32\[\]", message), message
 
 
 def test_an_unknown_implementation_hears_which_there_are():
