@@ -45,7 +45,7 @@ def draw(document: dict[str, Any]) -> bytes:
     panels[0].invert_yaxis()
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.suptitle(f"How many times faster than others, {_conditions(document)}")
+    figure.suptitle(f"Speed relative to others, more is better ({_conditions(document)})")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
@@ -74,7 +74,7 @@ def _draw_role(
                 )
                 means.append((results.geometric_mean(ratios), y))
         if means:
-            label = f"against {NAMES[rival]}: geometric mean (small: each convolution)"
+            label = f"against {NAMES[rival]}: geometric mean, and each convolution"
             axes.plot(
                 *zip(*means, strict=True),
                 **style,

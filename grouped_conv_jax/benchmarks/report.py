@@ -1,9 +1,10 @@
 """Shows measurements as tables: on the terminal case by case, for the README in summary."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from grouped_conv_jax.benchmarks import results
+from grouped_conv_jax.benchmarks.results import Row
 from grouped_conv_jax.benchmarks.suites import SUITES
 
 NAMES = {"lax": "lax", "torch": "PyTorch"}
@@ -68,38 +69,43 @@ def _summary_table(document: dict[str, Any], runs: Sequence[dict[str, Any]]) -> 
     table = [["", *(f"against {NAMES[rival]}" for rival in rivals)]]
     for role in _in_order(row.role for row in rows):
         name = f"{words(role)}, geometric mean of {sum(row.role == role for row in rows)}"
-        cells = []
-        for rival in rivals:
-            means = [_mean(document, role, rival), *(_mean(run, role, rival) for run in runs)]
-            cells.append(_with_runs(means))
-        table.append([name, *cells])
+        table.append([name, *(_over_runs(document, runs, _mean, role, r) for r in rivals)])
     if rows:
-        cells = []
-        for rival in rivals:
-            if results.speedups(rows, rival):
-                row = results.worst(rows, rival)
-                cells.append(f"{_times(row.speedup(rival))} ({row.name}, {words(row.role)})")
-            else:
-                cells.append(_NOTHING)
-        table.append(["worst single case", *cells])
+        table.append(["worst single case", *(_worst(rows, rival) for rival in rivals)])
     for row in results.network_rows(document):
         name = f"training step, {_NETWORK_NAMES[row.name]} in {_API_NAMES[row.role]}"
-        cells = []
-        for rival in rivals:
-            ratios = [row.speedup(rival)]
-            for run in runs:
-                same = [
-                    other
-                    for other in results.network_rows(run)
-                    if (other.name, other.role) == (row.name, row.role)
-                ]
-                ratios += [other.speedup(rival) for other in same]
-            cells.append(_with_runs(ratios))
-        table.append([name, *cells])
+        which = row.name, row.role
+        table.append([name, *(_over_runs(document, runs, _step, which, r) for r in rivals)])
     return table
 
 
+def _over_runs(
+    document: dict[str, Any],
+    runs: Sequence[dict[str, Any]],
+    figure: Callable[[dict[str, Any], Any, str], float | None],
+    *which: Any,
+) -> str:
+    """A figure of all runs together, and of each."""
+    together = _times(figure(document, *which))
+    each = ", ".join(_times(figure(run, *which)) for run in runs)
+    return f"{together} ({each})" if runs else together
+
+
+def _step(document: dict[str, Any], which: tuple[str, str], rival: str) -> float | None:
+    """How many times faster a training step is: of a network, in one of Flax's interfaces."""
+    rows = {(row.name, row.role): row for row in results.network_rows(document)}
+    return rows[which].speedup(rival) if which in rows else None
+
+
+def _worst(rows: Sequence[Row], rival: str) -> str:
+    if not results.speedups(rows, rival):
+        return _NOTHING
+    row = results.worst(rows, rival)
+    return f"{_times(row.speedup(rival))} ({row.name}, {words(row.role)})"
+
+
 def _mean(document: dict[str, Any], role: str, rival: str) -> float | None:
+    """How many times faster a role is, over all convolutions."""
     rows = [row for row in results.case_rows(document) if row.role == role]
     ratios = results.speedups(rows, rival)
     return results.geometric_mean(ratios) if ratios else None
@@ -208,13 +214,6 @@ def _describe_failure(record: dict[str, Any]) -> str:
     return f"  {record['contender']} {record['variant'] or ''} at {subject}: {record['failure']}"
 
 
-def _with_runs(ratios: Sequence[float | None]) -> str:
-    first, *runs = ratios
-    if not runs:
-        return _times(first)
-    return f"{_times(first)} ({', '.join(map(_times, runs))})"
-
-
 def _in_order(names: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
@@ -225,7 +224,9 @@ def words(name: str) -> str:
 
 
 def _times(ratio: float | None) -> str:
-    return _NOTHING if ratio is None else _digits(ratio) + TIMES
+    if ratio is None:
+        return _NOTHING
+    return (f"{ratio:.2f}" if 0.1 <= ratio < 10 else _digits(ratio)) + TIMES
 
 
 def _milliseconds(record: dict[str, Any] | None) -> str:
@@ -236,9 +237,7 @@ def _milliseconds(record: dict[str, Any] | None) -> str:
 
 def _digits(number: float) -> str:
     """Three digits, without an exponent."""
-    if number >= 100:
-        return f"{number:.0f}"
-    return f"{number:.1f}" if number >= 10 else f"{number:.3g}" if number < 1 else f"{number:.2f}"
+    return f"{number:.0f}" if number >= 100 else f"{number:#.3g}".rstrip(".")
 
 
 def _align(table: Table) -> str:

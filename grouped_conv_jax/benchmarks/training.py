@@ -6,8 +6,9 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.flatten_util import ravel_pytree
 
 from grouped_conv_jax._drop_in import conv_general_dilated
 from grouped_conv_jax.benchmarks import network_linen, network_nnx, network_torch, timing
@@ -23,7 +24,7 @@ _CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
     "lax": jax.lax.conv_general_dilated,
 }
 # Rounding errors grow on their way through fifty layers, but a wrong gradient is off by all of it.
-_LARGEST_DIFFERENCE = 0.05
+_LARGEST_DIFFERENCE = 0.1
 
 
 def measure(
@@ -112,8 +113,8 @@ def _gradient(result: Any) -> Any:
 
 def _compare(record: dict[str, Any], gradient: Any, expected: Any) -> None:
     """Records the norm of the difference over the norm of what is expected."""
-    difference = jax.tree.map(lambda a, b: a - b, gradient, expected)
-    ratio = float(optax.global_norm(difference) / optax.global_norm(expected))
+    (ours, _), (theirs, _) = ravel_pytree(gradient), ravel_pytree(expected)
+    ratio = float(jnp.linalg.norm(ours - theirs) / jnp.linalg.norm(theirs))
     record["gradient_difference"] = timing.rounded(ratio)
     # This refuses NaN too.
     if not ratio <= _LARGEST_DIFFERENCE:

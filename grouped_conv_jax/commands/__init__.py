@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 
 from grouped_conv_jax import __version__
-from grouped_conv_jax.commands import predict, train
+from grouped_conv_jax.commands import bench, predict, train
 from grouped_conv_jax.commands._errors import CommandError
 
 __all__ = ["main"]
 
 PROGRAM = "grouped-conv-jax"
-_COMMANDS = {"train": train, "predict": predict}
+_COMMANDS = {"train": train, "predict": predict, "bench": bench}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

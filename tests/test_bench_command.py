@@ -1,0 +1,214 @@
+"""The command ``bench``: its arguments, what it writes, and what it refuses."""
+
+import argparse
+import builtins
+import importlib
+import json
+
+import pytest
+
+from grouped_conv_jax.benchmarks import contenders, machine, results
+from grouped_conv_jax.benchmarks.suites import SUITES
+from grouped_conv_jax.commands import bench
+from grouped_conv_jax.commands._errors import CommandError
+
+SHAPE = ["--shape", "1,6,6,4", "--groups", "2", "--repeats", "1", "--budget", "0.001"]
+
+
+@pytest.fixture(autouse=True)
+def _known_roofline(monkeypatch):
+    roofline = {"copy": [[1000, 1e9], [2000, 1e9]], "flops": 1e9}
+    monkeypatch.setattr(machine, "measure_roofline", lambda _: roofline)
+
+
+def run(*words):
+    parser = argparse.ArgumentParser(prog="bench", allow_abbrev=False)
+    bench.add_arguments(parser)
+    return bench.run(parser.parse_args([str(word) for word in words]))
+
+
+def refusal(*words):
+    with pytest.raises(CommandError) as caught:
+        run(*words)
+    assert caught.value.exit_status == 2
+    return str(caught.value)
+
+
+def test_shape_from_flags_is_measured_shown_and_kept(tmp_path, capsys):
+    path = tmp_path / "run.json"
+    options = ["--filters", 8, "--filter-size", "3,2", "--stride", 2, "--dilation", "1,2"]
+    assert run(*SHAPE, *options, "--padding", "1,0,2,1", "--role", "forward", "--json", path) == 0
+    shown = capsys.readouterr()
+    assert "1x6x6x4->8 k3x2 s2 d1x2 p1,0,2,1 g2" in shown.out
+    assert "geometric mean of 1" in shown.out
+    assert shown.err.startswith("[1/1] ")
+    kept = results.from_json(path.read_text())
+    assert [record["contender"] for record in kept["measurements"]] == ["ours", "lax"]
+    assert kept["settings"]["repeats"] == 1
+    assert kept["settings"]["roles"] == ["forward"]
+    assert kept["machine"]["cores"] >= 1
+    assert "jax" in kept["versions"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_suites_are_measured_once_each(tmp_path, monkeypatch):
+    case, *_ = SUITES["mobilenet-v2"]
+    monkeypatch.setitem(SUITES, "alexnet", (case,))
+    monkeypatch.setitem(SUITES, "reported", (case,))
+    path = tmp_path / "run.json"
+    quick = ["--batch", 1, "--repeats", 1, "--role", "forward", "--against", "--json", path]
+    assert run("--suite", "alexnet", "reported", *quick) == 0
+    (record,) = results.from_json(path.read_text())["measurements"]
+    assert record["suites"] == ["alexnet", "reported"]
+    assert record["case"] == "1x112x112x32 k3 depthwise"
+
+
+def test_wrong_result_gives_exit_status_1(monkeypatch, capsys):
+    convolve = contenders.convolve
+    monkeypatch.setattr(contenders, "convolve", lambda *given: 2 * convolve(*given))
+    assert run(*SHAPE, "--role", "forward") == 1
+    assert "wrong: error" in capsys.readouterr().out
+
+
+def test_kept_runs_are_shown_again(tmp_path, capsys):
+    path, table, picture = (tmp_path / name for name in ("run.json", "table.md", "plot.png"))
+    run(*SHAPE, "--json", path, "--role", "forward")
+    capsys.readouterr()
+    assert run("--from-json", path, path, "--markdown", table, "--plot", picture) == 0
+    assert "1x6x6x4->4 k3 g2" in capsys.readouterr().out
+    assert table.read_text().startswith("Medians of 2 separate runs")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_markdown_can_be_printed_alone(tmp_path, capsys):
+    path = tmp_path / "run.json"
+    run(*SHAPE, "--json", path, "--role", "forward")
+    capsys.readouterr()
+    run("--from-json", path, "--markdown", "-")
+    assert capsys.readouterr().out.startswith("One run on")
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    path.write_text("what was there before")
+
+    def fail(_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="no space left"):
+        run(*SHAPE, "--json", path, "--role", "forward", "--against")
+    assert path.read_text() == "what was there before"
+
+
+def test_options_offer_what_there_is():
+    assert bench._DTYPES == contenders.DTYPES
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to measure: give --suite, --shape, --network or --from-json"),
+        (["--suite", "alexnet", "--shape", "1,6,6,4"], "--suite and --shape exclude each other"),
+        (["--suite", "alexnet", "--groups", "2"], "--groups is for --shape"),
+        (["--network", "resnext-50", "--role", "forward"], "--role is for --suite and --shape"),
+        (["--from-json", "x", "--repeats", "2"], "--repeats is for --suite, --shape and --network"),
+        (["--from-json", "x", "--json", "y"], "--json is for measurements"),
+        (["--shape", "1,6,6,4", "--batch", "2"], "--batch is for --suite and --network"),
+        (["--shape", "6,6,4"], "--shape must be B,H,W,C, got 6,6,4"),
+        (["--shape", "1,6,6,4", "--groups", "3"], "--groups 3 must divide channels, got 4"),
+        (
+            ["--shape", "1,6,6,4", "--groups", "2", "--filters", "5"],
+            "--groups 2 must divide --filters, got 5",
+        ),
+        (
+            ["--shape", "1,6,6,4", "--groups", "none"],
+            "--groups must be a positive integer or channel-wise, got 'none'",
+        ),
+        (
+            ["--shape", "1,6,6,4", "--padding", "1,2"],
+            "--padding must be same, valid, P or T,B,L,R, got '1,2'",
+        ),
+        (
+            ["--shape", "1,6,6,4", "--filter-size", "3,3,3"],
+            "--filter-size must be one size or two, got 3,3,3",
+        ),
+        (
+            ["--shape", "1,6,6,4", "--filter-size", "7", "--padding", "valid"],
+            "the filter must fit into the padded image: it covers 7x7 pixels of 6x6",
+        ),
+        (
+            ["--shape", "1,6,6,4", "--json", "no/such/directory.json"],
+            "--json no/such/directory.json: there is no directory no/such",
+        ),
+    ],
+)
+def test_useless_and_wrong_options_are_refused(words, message):
+    assert refusal(*words) == message
+
+
+def test_unknown_implementation_is_refused():
+    assert "implementation must be" in refusal("--shape", "1,6,6,4", "--implementation", "fast")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--suite", "vgg"], "invalid choice: 'vgg'"),
+        (["--shape", "1,6,x,4"], "must be positive integers, separated by commas, got '1,6,x,4'"),
+        (["--shape", "1,6,0,4"], "must be positive integers, separated by commas, got '1,6,0,4'"),
+        (["--repeats", "0"], "must be a positive integer, got '0'"),
+        (["--budget", "nan"], "must be a positive finite number, got 'nan'"),
+        (["--against", "keras"], "invalid choice: 'keras'"),
+        (["--dtype", "int8"], "invalid choice: 'int8'"),
+    ],
+)
+def test_values_are_checked_by_the_parser(words, message, capsys):
+    with pytest.raises(SystemExit):
+        run(*words)
+    assert message in capsys.readouterr().err
+
+
+def test_missing_torch_is_named_before_anything_is_measured(monkeypatch):
+    original = importlib.import_module
+
+    def without_torch(name, *rest):
+        if name == "torch":
+            raise ImportError("No module named 'torch'")
+        return original(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", without_torch)
+    message = refusal(*SHAPE, "--against", "torch")
+    assert message.startswith("--against torch: PyTorch is missing")
+    assert "pip install torch" in message
+
+
+def test_missing_matplotlib_is_named_before_anything_is_measured(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    message = refusal(*SHAPE, "--plot", tmp_path / "plot.png")
+    assert 'pip install "grouped_conv_jax[train]"' in message
+
+
+@pytest.mark.parametrize("text", ["{", json.dumps({"format": 99})])
+def test_unreadable_runs_are_named(text, tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    assert refusal("--from-json", path).startswith(f"{path} cannot be read: ")
+
+
+def test_absent_runs_are_named(tmp_path):
+    assert refusal("--from-json", tmp_path / "none.json").startswith(f"{tmp_path / 'none.json'}")
+
+
+def test_help_needs_nothing_that_is_optional(monkeypatch, capsys):
+    original = builtins.__import__
+
+    def without_extras(name, *rest):
+        assert name.partition(".")[0] not in ("torch", "matplotlib", "tqdm")
+        return original(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_extras)
+    with pytest.raises(SystemExit) as caught:
+        run("--help")
+    assert caught.value.code == 0
+    assert "mobilenet-v2" in capsys.readouterr().out
