@@ -164,7 +164,7 @@ def test_resume_where_nothing_was_begun_begins(tmp_path, capsys):
         ('{"format": 99}', "config.json is not the configuration of a run"),
         (
             '{"format": 1, "classes": 0, "image_size": 0, "channels": 0, "pixel_maximum": 0, '
-            '"data": 0, "options": {"colour": 1}}',
+            '"images_sha256": 0, "options": {"colour": 1}}',
             "options of the run cannot be read: .*colour",
         ),
     ],

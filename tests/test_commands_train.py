@@ -84,8 +84,8 @@ def test_config_holds_the_options_the_data_and_what_predict_needs(base):
         "schedule": "none",
         "patience": None,
     }
-    data = config["data"]
-    assert (data["training"], data["validation"], data["test"]) == (28, 6, 6)
+    assert config["images"] == {"training": 28, "validation": 6, "test": 6}
+    assert config["left_out"] == []
 
 
 def test_metrics_have_a_row_an_epoch(base):
@@ -172,13 +172,13 @@ def test_nnx_trains_with_sgdm_and_names_unreadable_files(tmp_path, capsys):
     options = ["--api=nnx", "--solver=sgdm", "--momentum=0.8", "--schedule=piecewise", "--l2=0"]
     assert main(["train", "--data", str(images), "--out", str(out), *OPTIONS, *options]) == 0
     printed = capsys.readouterr()
-    assert "left out 1 files" in printed.err
+    assert "files left out: 1" in printed.err
     assert "broken.png: cannot identify" in printed.err
     # Not a terminal: a plain line for each epoch.
     epochs = [line for line in printed.out.splitlines() if line.startswith("epoch ")]
     assert len(epochs) == EPOCHS
     config = json.loads((out / "config.json").read_text())
-    assert len(config["data"]["left_out"]) == 1
+    assert len(config["left_out"]) == 1
     rows = read_metrics(out)
     assert rows[-1]["training_loss"] < rows[0]["training_loss"]
 
@@ -229,19 +229,33 @@ def test_solvers_are_those_of_optim_with_the_options_and_the_factors(name):
     assert got["b"] == 0
 
 
-def test_factors_of_the_layers_reach_the_solver():
-    """A layer whose learning-rate factor is 0 stays, the others learn."""
+@pytest.mark.parametrize("api", ["linen", "nnx"])
+def test_a_network_brings_the_factors_of_its_layers(api):
+    model = linen.SeparableNetwork(10)
+    image = jnp.zeros((1, 8, 8, 1))
+    expected = linen.learnable_factors(model, jax.random.key(0), image)
+    factors = _networks.build(api, (8, 8, 1), 10).factors
+    for got, wanted in zip(factors, expected, strict=True):
+        assert jax.tree.leaves(got) == jax.tree.leaves(wanted)
+
+
+def test_factors_of_the_network_reach_the_solver():
+    """A parameter whose learning-rate factor is 0 stays, the other learns."""
     data = _data.load_digits()
-    network = _networks.build("linen", (8, 8, 1), 10)
-    factors = optim.set_factor(network.factors, "pointwise/weights", learn_rate=0.0)
-    network = _networks.Network(network.initialize, network.logits, factors)
-    learner = Learner(network, data, Options.begin({"batch_size": 8}), 1)
-    before = learner.begin(seed=0)
-    after = learner.step(before, np.arange(8))
-    np.testing.assert_array_equal(
-        after.params["pointwise"]["weights"], before.params["pointwise"]["weights"]
+    network = _networks.Network(
+        initialize=lambda _: ({"frozen": jnp.ones(10), "free": jnp.ones(10)}, {}),
+        logits=lambda params, stats, images, _: (
+            images.mean((1, 2)) * params["free"][None] + params["frozen"][None],
+            stats,
+        ),
+        factors=optim.Factors(
+            learn_rate={"frozen": 0.0, "free": 1.0}, l2={"frozen": 1.0, "free": 1.0}
+        ),
     )
-    assert (after.params["convolution"]["weights"] != before.params["convolution"]["weights"]).any()
+    learner = Learner(network, data, Options.begin({"batch_size": 8}), 1)
+    after = learner.step(learner.begin(seed=0), np.arange(8))
+    np.testing.assert_array_equal(after.params["frozen"], 1)
+    assert (after.params["free"] != 1).any()
 
 
 def history(*losses):

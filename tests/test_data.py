@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import struct
 import zlib
 
@@ -134,6 +135,14 @@ def test_hidden_files_and_folders_are_passed_over(folder):
     data = load_folder(folder, (4, 4))
     assert data.classes == ("cats", "dogs")
     assert data.left_out == ()
+
+
+def test_names_that_are_no_text_are_escaped(folder):
+    os.rename(folder / "cats", os.fsencode(folder / "c") + b"\xff")
+    (folder / "dogs" / os.fsdecode(b"\xfe.png")).touch()
+    data = load_folder(folder, (4, 4))
+    assert data.classes == ("c\\xff", "dogs")
+    assert "\\xfe.png: cannot identify" in data.left_out[0]
 
 
 def test_a_folder_without_two_classes_is_refused(tmp_path):

@@ -106,5 +106,5 @@ def test_a_committed_notebook_has_run_in_order_and_names_no_machine(path: Path) 
     assert not re.findall(r"/(?:home|root|tmp|Users)/\S*|[A-Z]:\\\S*", "\n".join(texts))
 
 
-def test_the_notebooks_take_less_than_a_megabyte() -> None:
-    assert sum(path.stat().st_size for path in NOTEBOOKS) < 1_000_000
+def test_the_notebooks_take_less_than_a_mebibyte() -> None:
+    assert sum(path.stat().st_size for path in NOTEBOOKS) < 2**20

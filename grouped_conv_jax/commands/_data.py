@@ -1,6 +1,7 @@
 """Images to train on, and their split."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from grouped_conv_jax.commands._errors import CommandError
-from grouped_conv_jax.commands._images import UnreadableImageError, read_image
+from grouped_conv_jax.commands._images import UnreadableImageError, printable, read_image
 
 SPLITS = ("training", "validation", "test")
 # Of each class; the rest is for training.
@@ -31,7 +32,7 @@ class Dataset:
     classes: tuple[str, ...]
     left_out: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all images and labels."""
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
@@ -91,7 +92,7 @@ def load_folder(folder: Path, image_size: tuple[int, int]) -> Dataset:
         raise CommandError(
             f"--data must have at least two subfolders, one a class, got {len(classes)} in {folder}"
         )
-    left_out = [f"{path}: in no class's folder" for path in entries if path.is_file()]
+    left_out = [f"{printable(path)}: in no class's folder" for path in entries if path.is_file()]
     images: list[np.ndarray] = []
     labels: list[int] = []
     for label, subfolder in enumerate(classes):
@@ -102,13 +103,13 @@ def load_folder(folder: Path, image_size: tuple[int, int]) -> Dataset:
                 images.append(read_image(path, image_size, channels=3))
                 labels.append(label)
             except UnreadableImageError as error:
-                left_out.append(f"{path}: {error}")
+                left_out.append(f"{printable(path)}: {error}")
         if label not in labels[-1:]:
             raise CommandError(
-                f"each class needs readable images; {subfolder} has none"
+                f"each class needs readable images; {printable(subfolder)} has none"
                 + "".join(f"\n  {reason}" for reason in left_out[:10])
             )
-    names = tuple(subfolder.name for subfolder in classes)
+    names = tuple(printable(Path(subfolder.name)) for subfolder in classes)
     return Dataset(np.stack(images), np.asarray(labels, np.int32), names, tuple(left_out))
 
 

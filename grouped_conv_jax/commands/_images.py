@@ -1,5 +1,6 @@
 """Images from files that nobody has checked."""
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PIXEL_MAXIMUM = 255
+
+
+def printable(path: Path) -> str:
+    """A path as text; bytes that are no text become escapes, so that names stay distinct."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 class UnreadableImageError(Exception):

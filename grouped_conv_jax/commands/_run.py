@@ -49,7 +49,7 @@ class Run:
         self._options = options
         self._is_new = stored is None
         self._data = _load(options)
-        if stored is not None and stored["data"]["sha256"] != self._data.fingerprint:
+        if stored is not None and stored["images_sha256"] != self._data.fingerprint:
             raise CommandError(
                 f"--resume needs the images that the run in {out} began with; "
                 f"those in {options.data or 'the digits'} are others"
@@ -111,7 +111,7 @@ class Run:
             flush=True,
         )
         if data.left_out:
-            print(f"left out {len(data.left_out)} files:", file=sys.stderr)
+            print(f"files left out: {len(data.left_out)}", file=sys.stderr)
             for reason in data.left_out[:_NAMED_FILES]:
                 print(f"  {reason}", file=sys.stderr)
             if len(data.left_out) > _NAMED_FILES:
@@ -132,11 +132,9 @@ class Run:
             "channels": channels,
             "pixel_maximum": PIXEL_MAXIMUM,
             "options": self._options.to_json(),
-            "data": {
-                "sha256": self._data.fingerprint,
-                **{name: len(indices) for name, indices in self._split.items()},
-                "left_out": self._data.left_out,
-            },
+            "images": {name: len(indices) for name, indices in self._split.items()},
+            "images_sha256": self._data.fingerprint,
+            "left_out": self._data.left_out,
             "results": results,
         }
         _run_directory.write_config(self._out, config)
@@ -162,11 +160,11 @@ class Run:
             _run_directory.MODEL: _export.export_model(
                 network, **best, image_shape=self._image_shape
             ),
-            "curves.png": _plots.draw_curves(snapshot.history, kept),
-            "filters.png": _plots.draw_filters(
+            _run_directory.CURVES: _plots.draw_curves(snapshot.history, kept),
+            _run_directory.FILTERS: _plots.draw_filters(
                 {name: np.asarray(layer["weights"]) for name, layer in layers.items()}
             ),
-            "confusion.png": _plots.draw_confusion(
+            _run_directory.CONFUSION: _plots.draw_confusion(
                 self._data.labels[indices], test.answers, self._data.classes
             ),
         }

@@ -11,10 +11,12 @@ CONFIG = "config.json"
 METRICS = "metrics.csv"
 MODEL = "model.stablehlo"
 CHECKPOINT = "checkpoint"
-PICTURES = ("curves.png", "filters.png", "confusion.png")
-_ALL = (CONFIG, METRICS, MODEL, CHECKPOINT, *PICTURES)
+CURVES = "curves.png"
+FILTERS = "filters.png"
+CONFUSION = "confusion.png"
+_ALL = (CONFIG, METRICS, MODEL, CHECKPOINT, CURVES, FILTERS, CONFUSION)
 FORMAT = 1
-_KEYS = {"classes", "image_size", "channels", "pixel_maximum", "options", "data"}
+_KEYS = {"classes", "image_size", "channels", "pixel_maximum", "options", "images_sha256"}
 
 
 def check_free(directory: Path) -> None:
@@ -44,7 +46,8 @@ def write(directory: Path, name: str, content: bytes) -> None:
 def write_config(directory: Path, config: dict[str, Any]) -> None:
     """Writes ``config.json``."""
     text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
-    write(directory, CONFIG, f"{text}\n".encode())
+    # A file may have a name that is no text; json.loads undoes this.
+    write(directory, CONFIG, f"{text}\n".encode(errors="surrogatepass"))
 
 
 def find_config(directory: Path) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from grouped_conv_jax.commands import _run_directory
 from grouped_conv_jax.commands._errors import CommandError, require
-from grouped_conv_jax.commands._images import UnreadableImageError, read_image
+from grouped_conv_jax.commands._images import UnreadableImageError, printable, read_image
 
 SUMMARY = "classify images with a trained network"
 DESCRIPTION = """\
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             probabilities = model.classify(path)
         except UnreadableImageError as error:
-            print(f"{path}: {error}", file=sys.stderr)
+            print(f"{printable(path)}: {error}", file=sys.stderr)
             failed = True
             continue
         best = int(np.argmax(probabilities))
@@ -90,14 +90,14 @@ def run(arguments: argparse.Namespace) -> int:
             every = dict(zip(model.classes, probabilities.tolist(), strict=True))
             results.append(
                 {
-                    "image": str(path),
+                    "image": printable(path),
                     "class": name,
                     "probability": probability,
                     "probabilities": every,
                 }
             )
         else:
-            print(f"{path}\t{name}\t{probability:.4f}")
+            print(f"{printable(path)}\t{name}\t{probability:.4f}")
     if arguments.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     return int(failed)

@@ -10,6 +10,7 @@ from grouped_conv_jax.commands import _options, _run_directory
 from grouped_conv_jax.commands._errors import require
 from grouped_conv_jax.commands._options import Options
 
+_DEFAULT = Options()
 SUMMARY = "train the channel-wise separable network on images"
 DESCRIPTION = """\
 Trains the channel-wise separable network (grouped_conv_jax.linen.SeparableNetwork,
@@ -34,91 +35,65 @@ digit, under XLA_FLAGS=--xla_gpu_deterministic_ops=true).
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options. Those not given are absent, so that --resume can tell."""
-    default = Options()
-    rates = ", ".join(f"{rate:g} for {name}" for name, rate in _options.LEARNING_RATES.items())
-    height, width = _options.IMAGE_SIZE
-
-    def add(name: str, help: str, **kwargs: Any) -> None:
-        parser.add_argument(name, help=help, default=argparse.SUPPRESS, **kwargs)
-
-    add(
-        "--data",
-        "folder of images, one subfolder a class (default: the digits)",
-        metavar="DIR",
-    )
-    add(
-        "--image-size",
-        "pixels to which the images of --data are resized, height first "
-        f"(default: {height}x{width})",
-        type=_options.image_size,
-        metavar="N|HxW",
-    )
-    add("--api", f"Flax API (default: {default.api})", choices=("linen", "nnx"))
-    add(
-        "--solver",
-        f"(default: {default.solver})",
-        choices=tuple(_options.LEARNING_RATES),
-    )
-    add(
-        "--learning-rate",
-        f"(default: {rates})",
-        type=_options.positive,
-        metavar="RATE",
-    )
-    add(
-        "--l2",
-        f"L2 regularization (default: {default.l2:g})",
-        type=_options.nonnegative,
-        metavar="FACTOR",
-    )
-    add(
-        "--momentum",
-        f"of the solver sgdm (default: {_options.MOMENTUM})",
-        type=_options.fraction,
-        metavar="M",
-    )
-    add(
-        "--epochs",
-        f"passes over the training images (default: {default.epochs})",
-        type=_options.positive_integer,
-        metavar="N",
-    )
-    add(
-        "--batch-size",
-        f"images a step (default: {default.batch_size})",
-        type=_options.positive_integer,
-        metavar="N",
-    )
-    add(
-        "--seed",
-        f"of the split, the first parameters and the order of the images (default: {default.seed})",
-        type=_options.seed,
-        metavar="N",
-    )
-    add(
-        "--schedule",
-        f"piecewise: {_options.DROP_FACTOR} times the learning rate every "
-        f"{_options.DROP_PERIOD} epochs (default: {default.schedule})",
-        choices=("none", "piecewise"),
-    )
-    add(
-        "--patience",
-        "stop after so many epochs without a lower validation loss (default: never)",
-        type=_options.positive_integer,
-        metavar="N",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in --out and with its options; --epochs may be another",
-    )
-    parser.add_argument(
+    """Adds the options. Those of the run are absent where not given, so that --resume can tell."""
+    _add_data(parser.add_argument_group("images"))
+    _add_training(parser.add_argument_group("training"))
+    where = parser.add_argument_group("run")
+    where.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
         help="directory for the results (default: runs/digits, or runs/ and the name of --data)",
     )
+    where.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out and with its options; --epochs may be another",
+    )
+
+
+def _add(group: argparse._ArgumentGroup, name: str, help: str, **kwargs: Any) -> None:
+    group.add_argument(name, help=help, default=argparse.SUPPRESS, **kwargs)
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    height, width = _options.IMAGE_SIZE
+    size = (
+        "pixels to which the images of --data are resized, height first "
+        f"(default: {height}x{width})"
+    )
+    seed = (
+        "seed of the split, of the first parameters and of the order of the images "
+        f"(default: {_DEFAULT.seed})"
+    )
+    folder = "folder of images, one subfolder a class (default: the digits)"
+    _add(group, "--data", folder, metavar="DIR")
+    _add(group, "--image-size", size, type=_options.image_size, metavar="N|HxW")
+    _add(group, "--seed", seed, type=_options.seed, metavar="N")
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    rates = ", ".join(f"{rate:g} for {name}" for name, rate in _options.LEARNING_RATES.items())
+    count: dict[str, Any] = {"type": _options.positive_integer, "metavar": "N"}
+    solvers = tuple(_options.LEARNING_RATES)
+    epochs = f"passes over the training images (default: {_DEFAULT.epochs})"
+    rate = f"first learning rate (default: {rates})"
+    l2 = f"L2 regularization (default: {_DEFAULT.l2:g})"
+    momentum = f"momentum of sgdm (default: {_options.MOMENTUM})"
+    schedule = (
+        f"piecewise multiplies the learning rate by {_options.DROP_FACTOR} every "
+        f"{_options.DROP_PERIOD} epochs (default: {_DEFAULT.schedule})"
+    )
+    patience = "stop after N epochs without a lower validation loss (default: never)"
+    _add(group, "--api", f"Flax API (default: {_DEFAULT.api})", choices=("linen", "nnx"))
+    _add(group, "--solver", f"(default: {_DEFAULT.solver})", choices=solvers)
+    _add(group, "--learning-rate", rate, type=_options.positive, metavar="RATE")
+    _add(group, "--schedule", schedule, choices=("none", "piecewise"))
+    _add(group, "--l2", l2, type=_options.nonnegative, metavar="FACTOR")
+    _add(group, "--momentum", momentum, type=_options.fraction, metavar="M")
+    _add(group, "--epochs", epochs, **count)
+    _add(group, "--batch-size", f"images in a step (default: {_DEFAULT.batch_size})", **count)
+    _add(group, "--patience", patience, **count)
 
 
 def run(arguments: argparse.Namespace) -> int:
