@@ -35,6 +35,14 @@ class Choice(NamedTuple):
         """Computes the role from its operands and the description of the convolution."""
         return getattr(_MODULES[self.implementation], role.name.lower())
 
+    @property
+    def loops_over_stacks(self) -> bool:
+        """Whether operands that are both mapped by ``vmap`` are computed one pair at a time.
+
+        Of a dense convolution of two mapped operands ``vmap`` would make a grouped one of lax's.
+        """
+        return self.implementation == "blocks"
+
 
 def check_implementation(implementation: Any) -> str | None:
     """Returns the name of an implementation, or ``None`` for the choice of this package."""

@@ -102,7 +102,7 @@ def conv_general_dilated(
         padding=tuple((int(before), int(after)) for before, after in padding),
         dilation=dilation,
         precision=static_precision(precision),
-        preferred_element_type=preferred_element_type,
+        preferred_element_type=None if preferred_element_type is None else result.dtype,
     )
     y = _primitive.bind(Role.FORWARD, x, filters, convolution, dtype=result.dtype)
     order = _batch_first_channels_last(numbers.out_spec)

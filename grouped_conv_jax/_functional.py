@@ -123,14 +123,12 @@ def convolve(
     """Returns ``(B, *out, G*F)`` for ``x`` ``(B, *in, G*C)`` and filters ``(*filter, C, G*F)``."""
     if implementation == "lax" or (implementation is None and convolution.groups == 1):
         return lax.forward(x, filters, convolution)
-    # The checks of precision and preferred_element_type are lax's own.
-    result = jax.eval_shape(lambda x, filters: lax.forward(x, filters, convolution), x, filters)
     return _primitive.bind(
         Role.FORWARD,
         x,
         filters,
         convolution,
-        dtype=result.dtype,
+        dtype=convolution.preferred_element_type or x.dtype,
         implementation=implementation,
     )
 
@@ -203,6 +201,8 @@ def _element_type(preferred: DTypeLike | None, operands: np.dtype[Any]) -> Any:
     if preferred is None:
         return None
     dtype = _checks.floating_dtype("preferred_element_type", preferred)
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f"preferred_element_type={preferred!r} needs jax_enable_x64")
     if dtype.itemsize < operands.itemsize:
         raise ValueError(
             f"preferred_element_type must not be narrower than the arguments' {operands}, "

@@ -13,7 +13,7 @@ an array under ``shard_map`` (``manual_axis_type``). Tried with JAX 0.10.2 and 0
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -81,7 +81,11 @@ def _evaluate(lhs: jax.Array, rhs: jax.Array, **parameters: Any) -> jax.Array:
     return primitive.bind(lhs, rhs, **parameters)
 
 
-primitive.def_impl(_evaluate)
+@primitive.def_impl
+def _implementation(lhs: jax.Array, rhs: jax.Array, **parameters: Any) -> jax.Array:
+    # Without compilation the primitive would evaluate itself for ever.
+    with jax.disable_jit(False):
+        return _evaluate(lhs, rhs, **parameters)
 
 
 @primitive.def_abstract_eval
@@ -226,10 +230,16 @@ def _compute(
     compute = functools.partial(choice.function(role), convolution=convolution)
     # With preferred_element_type a cotangent may be wider than what it meets.
     common = lhs.dtype if lhs.dtype == rhs.dtype else accumulator(lhs, rhs)
-    for in_first, in_second in reversed(stacks):
-        axes = (0 if in_first else None, 0 if in_second else None)
-        compute = jax.vmap(compute, in_axes=axes)
+    for level in reversed(stacks):
+        if all(level) and choice.loops_over_stacks:
+            compute = functools.partial(_loop, compute)
+        else:
+            compute = jax.vmap(compute, in_axes=tuple(0 if stacked else None for stacked in level))
     return compute(lhs.astype(common), rhs.astype(common)).astype(dtype)
+
+
+def _loop(compute: Callable[..., jax.Array], lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    return jax.lax.map(lambda operands: compute(*operands), (lhs, rhs))
 
 
 def _lowering(platform: str) -> Any:

@@ -4,6 +4,7 @@ import argparse
 import builtins
 import importlib
 import json
+import sys
 
 import pytest
 
@@ -184,7 +185,7 @@ def test_missing_torch_is_named_before_anything_is_measured(monkeypatch):
 
 
 def test_missing_matplotlib_is_named_before_anything_is_measured(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = refusal(*SHAPE, "--plot", tmp_path / "plot.png")
     assert 'pip install "grouped_conv_jax[train]"' in message
 

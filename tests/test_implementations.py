@@ -235,16 +235,6 @@ def test_an_unknown_implementation_names_those_there_are():
         grouped_conv2d(x, weights, implementation="tap")
 
 
-@pytest.mark.parametrize("implementation", [None, *IMPLEMENTATIONS])
-def test_precision_and_preferred_element_type_are_checked_whatever_runs(implementation):
-    x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 1, 2))
-    convolve = functools.partial(grouped_conv2d, x, weights, implementation=implementation)
-    with pytest.raises(TypeError, match="must not be narrower than the original type"):
-        convolve(preferred_element_type=jnp.bfloat16)
-    with pytest.raises(ValueError, match=r"Precision argument must be [\s\S]* got exact"):
-        convolve(precision="exact")
-
-
 def test_the_size_of_the_batch_may_be_unknown_but_not_that_of_the_image():
     batch, height = jax.export.symbolic_shape("batch, height")
     filters = jax.ShapeDtypeStruct((3, 3, 1, 4), jnp.float32)

@@ -6,8 +6,8 @@ over the taps of phase ``r``: every phase is a convolution of ``y`` at stride on
 interleave. Dilating ``y`` by the stride, as JAX's transpose does, would multiply zeros instead.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from jax import lax
 from grouped_conv_jax._convolution import Convolution
 
 
-class PhasedAxis(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class PhasedAxis:
     """One spatial axis of the input gradient.
 
     Attributes:
