@@ -177,5 +177,8 @@ def test_predict_imports_nothing_that_trains(base, pictures):
     ours = {name for name in names if name.startswith("grouped_conv_jax.commands.")}
     assert ours == {
         f"grouped_conv_jax.commands.{name}"
-        for name in ("predict", "train", "_errors", "_images", "_options", "_run_directory")
+        for name in (
+            *("bench", "predict", "train"),
+            *("_errors", "_images", "_options", "_run_directory"),
+        )
     }

@@ -1,17 +1,19 @@
-"""Every transformation of the primitive: lax's numbers, and no grouped lax convolution left."""
+"""Every transformation of JAX agrees with lax, whatever runs, and leaves lax no groups."""
 
 import functools
+import re
 
 import jax
-import jax.extend.core
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.interpreters import ad, batching, mlir
 
-from grouped_conv_jax import _primitive, grouped_conv2d
+from grouped_conv_jax import _choice, grouped_conv2d
 
-KINDS = {"depthwise": (1, 1, 6), "merged": (3, 2, 2)}
+FAST = tuple(name for name in _choice._MODULES if name != "lax")
+S, B, GROUPS, CHANNELS, FILTERS = 5, 2, 3, 2, 2
+IMAGE, KERNEL = (6, 5), (3, 2, CHANNELS, FILTERS, GROUPS)
 
 
 @pytest.fixture(autouse=True)
@@ -20,163 +22,193 @@ def _double_precision():
         yield
 
 
-@pytest.fixture(params=list(KINDS))
-def operands(request):
-    channels, filters, groups = KINDS[request.param]
-    generator = np.random.default_rng(0)
-    x = jnp.asarray(generator.normal(size=(2, 6, 5, channels * groups)))
-    weights = jnp.asarray(generator.normal(size=(3, 2, channels, filters, groups)))
-    return x, weights
-
-
-def convolve(x, weights, implementation=None):
-    return grouped_conv2d(
-        x, weights, stride=(2, 1), padding="same", dilation_factor=(1, 2),
+def convolution(implementation):
+    """A convolution with nothing even about it."""
+    return functools.partial(
+        grouped_conv2d,
+        stride=(2, 1),
+        dilation_factor=(1, 2),
+        padding=(1, 2, 0, 1),
         implementation=implementation,
-    )  # fmt: skip
+    )
 
 
-def loss(x, weights, implementation=None):
-    return jnp.sum(jnp.sin(convolve(x, weights, implementation)))
+def stacks():
+    """``S`` batches and ``S`` weights."""
+    random = np.random.default_rng(0)
+    shapes = (S, B, *IMAGE, GROUPS * CHANNELS), (S, *KERNEL)
+    return tuple(jnp.asarray(random.standard_normal(shape)) for shape in shapes)
 
 
-def stack(array, n=3):
-    return jnp.stack([array * (1 + i) for i in range(n)])
+def loss(conv):
+    """A scalar whose derivatives of every order depend on both operands."""
+    return lambda x, w: jnp.sum(jnp.sin(conv(x, w)))
 
 
-def reverse_over_forward(f):
-    return jax.grad(lambda x, w: jax.jvp(f, (x, w), (jnp.cos(x), jnp.sin(w)))[1], (0, 1))
+def gradients(conv):
+    return jax.grad(loss(conv), (0, 1))
 
 
-def forward_over_reverse(f):
-    return lambda x, w: jax.jvp(jax.grad(f, (0, 1)), (x, w), (jnp.cos(x), jnp.sin(w)))[1]
+def small(xs, ws):
+    """Operands of one convolution, small enough for whole Jacobians."""
+    return xs[0, :1, :4, :3], ws[0]
 
 
-def scanned(f):
-    def run(x, w):
-        return jax.lax.scan(lambda c, x: (c + f(x, w), f(x, 2 * w)), 0.0, stack(x))
+def checkpointed(policy):
+    return lambda conv, xs, ws: jax.grad(jax.checkpoint(loss(conv), policy=policy), (0, 1))(
+        xs[0], ws[0]
+    )
 
-    return jax.grad(lambda x, w: run(x, w)[0] + jnp.sum(run(x, w)[1]), (0, 1))
+
+def scanned(conv, xs, ws):
+    def step(total, operands):
+        y = conv(*operands)
+        return total + y, jnp.sum(y)
+
+    y = jax.eval_shape(conv, xs[0], ws[0])
+    return jax.lax.scan(step, jnp.zeros(y.shape, y.dtype), (xs, ws))
 
 
-LOSS = {
-    "grad": lambda f: jax.grad(f, (0, 1)),
-    "jit of grad": lambda f: jax.jit(jax.grad(f, (0, 1))),
-    "jvp": lambda f: lambda x, w: jax.jvp(f, (x, w), (jnp.cos(x), jnp.sin(w))),
-    "jacfwd": lambda f: jax.jacfwd(f, 1),
-    "jacrev": lambda f: jax.jacrev(f, (0, 1)),
-    "hessian": lambda f: jax.hessian(f, 1),
-    "jvp of grad": forward_over_reverse,
-    "grad of jvp": reverse_over_forward,
-    "grad of grad": lambda f: jax.grad(
-        lambda x, w: sum(jnp.sum(g**2) for g in jax.grad(f, (0, 1))(x, w)), (0, 1)
+def transposed(conv, xs, ws):
+    y = conv(xs[0], ws[0])
+    (x,) = jax.linear_transpose(lambda x: conv(x, ws[0]), xs[0])(y)
+    (w,) = jax.linear_transpose(lambda w: conv(xs[0], w), ws[0])(y)
+    return x, w
+
+
+def linearized(conv, xs, ws):
+    y, tangent = jax.linearize(conv, xs[0], ws[0])
+    return y, tangent(xs[1], ws[1])
+
+
+def vmapped(*axes, out_axes=0):
+    """Nested ``vmap``, the innermost first, each along axes of input and weights."""
+
+    def transform(f):
+        for level in axes:
+            f = jax.vmap(f, level, out_axes)
+        return f
+
+    return transform
+
+
+policies = jax.checkpoint_policies
+TRANSFORMATIONS = {
+    "jit": lambda conv, xs, ws: conv(xs[0], ws[0]),
+    "vmap over the input": lambda conv, xs, ws: vmapped((0, None))(conv)(xs, ws[0]),
+    "vmap over the weights": lambda conv, xs, ws: vmapped((None, 0))(conv)(xs[0], ws),
+    "vmap over input, then weights": lambda conv, xs, ws: vmapped((0, None), (None, 0))(conv)(
+        xs, ws
     ),
-    "checkpoint": lambda f: jax.grad(jax.checkpoint(f), (0, 1)),
-    "linearize": lambda f: lambda x, w: jax.linearize(f, x, w)[1](x, w),
+    "vmap over weights, then input": lambda conv, xs, ws: vmapped((None, 0), (0, None))(conv)(
+        xs, ws
+    ),
+    "vmap over input twice": lambda conv, xs, ws: vmapped((0, None), (1, None), out_axes=2)(conv)(
+        xs[:, :, None], ws[0]
+    ),
+    "vmap over weights twice": lambda conv, xs, ws: vmapped((None, 0), (None, 1))(conv)(
+        xs[0], jnp.stack([ws, -ws], 1)
+    ),
+    "vmap along inner axes of the input": lambda conv, xs, ws: vmapped((-1, None), out_axes=-2)(
+        conv
+    )(jnp.moveaxis(xs, 0, -1), ws[0]),
+    "vmap along inner axes of the weights": lambda conv, xs, ws: vmapped((None, 2), out_axes=1)(
+        conv
+    )(xs[0], jnp.moveaxis(ws, 0, 2)),
+    "vmap of one": lambda conv, xs, ws: vmapped((0, None))(gradients(conv))(xs[:1], ws[0]),
+    "vmap of none": lambda conv, xs, ws: vmapped((None, 0))(gradients(conv))(xs[0], ws[:0]),
+    "grad": lambda conv, xs, ws: gradients(conv)(xs[0], ws[0]),
+    "grad of vmap over the input": lambda conv, xs, ws: gradients(vmapped((0, None))(conv))(
+        xs, ws[0]
+    ),
+    "vjp": lambda conv, xs, ws: jax.vjp(conv, xs[0], ws[0])[1](conv(xs[1], ws[1])),
+    "jvp": lambda conv, xs, ws: jax.jvp(conv, (xs[0], ws[0]), (xs[1], ws[1])),
+    "jvp of grad": lambda conv, xs, ws: jax.jvp(gradients(conv), (xs[0], ws[0]), (xs[1], ws[1])),
+    "grad of jvp": lambda conv, xs, ws: gradients(
+        lambda x, w: jax.jvp(conv, (x, w), (xs[1], ws[1]))[1]
+    )(xs[0], ws[0]),
+    "grad of grad": lambda conv, xs, ws: gradients(
+        lambda x, w: jnp.concatenate([g.ravel() for g in gradients(conv)(x, w)])
+    )(xs[0], ws[0]),
+    "jacfwd": lambda conv, xs, ws: jax.jacfwd(conv, (0, 1))(*small(xs, ws)),
+    "jacrev": lambda conv, xs, ws: jax.jacrev(conv, (0, 1))(*small(xs, ws)),
+    "hessian": lambda conv, xs, ws: jax.hessian(loss(conv), (0, 1))(*small(xs, ws)),
+    "linearize": linearized,
+    "linear_transpose": transposed,
+    "checkpoint": checkpointed(None),
+    "checkpoint that saves products": checkpointed(policies.dots_saveable),
+    "checkpoint that saves everything": checkpointed(policies.everything_saveable),
+    "checkpoint that saves nothing": checkpointed(policies.nothing_saveable),
     "scan": scanned,
-    "vmap over the input": lambda f: lambda x, w: jax.vmap(f, (0, None))(stack(x), w),
-    "vmap over the weights": lambda f: lambda x, w: jax.vmap(f, (None, 0))(x, stack(w)),
-    "vmap over both": lambda f: lambda x, w: jax.vmap(f)(stack(x), stack(w)),
-    "vmap of vmap": lambda f: lambda x, w: jax.vmap(
-        jax.vmap(f, (None, 1)), (0, None)
-    )(stack(x), jnp.moveaxis(stack(w), 0, 1)),
-    "per-sample gradients": lambda f: lambda x, w: jax.vmap(jax.grad(f, 1), (0, None))(x, w),
-    "grad of vmap over the weights": lambda f: jax.grad(
-        lambda x, w: jnp.sum(jax.vmap(f, (None, 0))(x, stack(w)) ** 2), (0, 1)
+    "grad of scan": lambda conv, xs, ws: gradients(lambda xs, ws: scanned(conv, xs, ws)[0])(xs, ws),
+    "map": lambda conv, xs, ws: jax.lax.map(lambda x: conv(x, ws[0]), xs),
+    "cond": lambda conv, xs, ws: jax.lax.cond(
+        xs[0, 0, 0, 0, 0] > 0, conv, lambda x, w: -conv(x, w), xs[0], ws[0]
     ),
-    "grad of vmap over both": lambda f: jax.grad(
-        lambda x, w: jnp.sum(jax.vmap(f)(stack(x), stack(w)) ** 2), (0, 1)
+    "vmap over both": lambda conv, xs, ws: vmapped((0, 0))(conv)(xs, ws),
+    "vmap over both along inner axes": lambda conv, xs, ws: vmapped((-1, 3), out_axes=-2)(conv)(
+        jnp.moveaxis(xs, 0, -1), jnp.moveaxis(ws, 0, 3)
     ),
-}  # fmt: skip
+    "vmap over both, then input": lambda conv, xs, ws: vmapped((0, 0), (1, None))(conv)(
+        jnp.stack([xs, -2 * xs], 1), ws
+    ),
+    "vmap over input, then both": lambda conv, xs, ws: vmapped((0, None), (0, 0))(conv)(
+        xs[:, :, None], ws
+    ),
+    "vmap over both twice": lambda conv, xs, ws: vmapped((0, 0), (1, 1))(conv)(
+        jnp.stack([xs, 2 * xs], 1), jnp.stack([ws, -ws], 1)
+    ),
+    "gradients of each example": lambda conv, xs, ws: vmapped((0, None))(
+        gradients(lambda x, w: conv(x[None], w))
+    )(xs[0], ws[0]),
+    "vmap of grad over both": lambda conv, xs, ws: vmapped((0, 0))(gradients(conv))(xs, ws),
+    "grad of vmap over both": lambda conv, xs, ws: gradients(vmapped((0, 0))(conv))(xs, ws),
+    "grad of vmap over the weights": lambda conv, xs, ws: gradients(vmapped((None, 0))(conv))(
+        xs[0], ws
+    ),
+    "vmap of grad over the weights": lambda conv, xs, ws: vmapped((None, 0))(gradients(conv))(
+        xs[0], ws
+    ),
+    "vmap of grad over the input": lambda conv, xs, ws: vmapped((0, None))(gradients(conv))(
+        xs, ws[0]
+    ),
+    "jvp of vmap of grad": lambda conv, xs, ws: jax.jvp(
+        vmapped((0, 0))(gradients(conv)), (xs, ws), (jnp.cos(xs), jnp.cos(ws))
+    ),
+}
 
 
-def bound_in(jaxpr):
-    """The names of all primitives, at any depth."""
+@functools.cache
+def expected(name):
+    """What lax computes."""
+    return jax.jit(functools.partial(TRANSFORMATIONS[name], convolution("lax")))(*stacks())
+
+
+def primitives(jaxpr):
+    """The names of all primitives, those within others too."""
     names = set()
     for equation in jaxpr.eqns:
         names.add(equation.primitive.name)
-        for parameter in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
-        ):
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns"):
-                names |= bound_in(inner)
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            names |= primitives(inner)
     return names
 
 
-@pytest.mark.parametrize("name", LOSS)
-def test_transformation_gives_the_numbers_of_lax_on_the_fast_path(name, operands):
-    transformed = LOSS[name](loss)
-    expected = LOSS[name](functools.partial(loss, implementation="lax"))(*operands)
+@pytest.mark.parametrize("implementation", FAST)
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_agrees_with_lax_and_leaves_it_no_groups(name, implementation):
+    convolve = jax.jit(functools.partial(TRANSFORMATIONS[name], convolution(implementation)))
+    traced = convolve.trace(*stacks())
+    lowered = traced.lower()
+    compiled = lowered.compile()
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10),
-        transformed(*operands),
-        expected,
+        compiled(*stacks()),
+        expected(name),
     )
-    names = bound_in(jax.make_jaxpr(transformed)(*operands).jaxpr)
+    names = primitives(traced.jaxpr.jaxpr)
     assert "grouped_convolution" in names
     assert "conv_general_dilated" not in names
-
-
-def test_linear_transpose_is_the_input_gradient(operands):
-    x, weights = operands
-    y = convolve(x, weights)
-    for implementation in (None, "lax"):
-        f = functools.partial(convolve, weights=weights, implementation=implementation)
-        (result,) = jax.linear_transpose(f, x)(y)
-        if implementation is None:
-            ours = result
-    np.testing.assert_allclose(ours, result, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("batched", [False, True])
-def test_compiled_program_holds_no_grouped_convolution(batched, operands):
-    x, weights = operands
-    gradient = jax.grad(loss, (0, 1))
-    if batched:
-        gradient, x, weights = jax.vmap(gradient), stack(x), stack(weights)
-    program = jax.jit(gradient).lower(x, weights).compile().as_text()
-    assert "feature_group_count" not in program
-    assert "batch_group_count" not in program
-
-
-def test_exported_program_serves_every_platform_and_any_batch(operands):
-    x, weights = operands
-    shape = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), *x.shape[1:]), x.dtype)
-    exported = jax.export.export(jax.jit(jax.grad(loss, (0, 1))), platforms=("cpu", "cuda", "tpu"))(
-        shape, weights
-    )
-    again = jax.export.deserialize(exported.serialize())
-    for n in (1, 2):
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10),
-            again.call(x[:n], weights),
-            jax.grad(functools.partial(loss, implementation="lax"), (0, 1))(x[:n], weights),
-        )
-
-
-def test_ahead_of_time_shapes_and_nan_checks_work(operands):
-    assert jax.eval_shape(convolve, *operands).shape == convolve(*operands).shape
-    compiled = jax.jit(convolve).lower(*operands).compile()
-    np.testing.assert_array_equal(compiled(*operands), jax.jit(convolve)(*operands))
-    with jax.debug_nans(True), pytest.raises(FloatingPointError):
-        convolve(operands[0] * jnp.nan, operands[1])
-
-
-def test_shard_map_over_one_device_gives_the_same(operands):
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec = jax.sharding.PartitionSpec
-    sharded = jax.shard_map(
-        convolve, mesh=mesh, in_specs=(spec("data"), spec()), out_specs=spec("data")
-    )
-    np.testing.assert_allclose(sharded(*operands), convolve(*operands), rtol=1e-12)
-
-
-def test_the_interfaces_below_jax_that_the_primitive_needs_are_there():
-    message = "JAX changed what grouped_conv_jax/_primitive.py is built on"
-    assert callable(jax.extend.core.Primitive), message
-    assert callable(ad.defbilinear), message
-    assert callable(mlir.register_lowering), message
-    assert callable(mlir.lower_fun), message
-    assert hasattr(batching, "primitive_batchers"), message
-    assert isinstance(_primitive.primitive, jax.extend.core.Primitive), message
+    for program in lowered.as_text(), compiled.as_text():
+        counts = re.findall(r"(?:feature|batch)_group_count\s*=\s*(\d+)", program)
+        assert set(counts) <= {"1"}
