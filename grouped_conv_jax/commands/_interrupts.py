@@ -11,6 +11,9 @@ from types import FrameType
 def deferred() -> Iterator[Callable[[], bool]]:
     """Lets Ctrl-C wait until it is asked for; a second one acts at once.
 
+    An exception out of nowhere would also leave JAX, in the middle of a compilation, in a state in
+    which the interpreter crashes when it ends.
+
     Yields:
         A function that tells whether there was one.
     """

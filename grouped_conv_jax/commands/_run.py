@@ -4,7 +4,7 @@ import csv
 import io
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +65,15 @@ class Run:
             # Before any checkpoint: what --resume goes by.
             self._write_config(results=None)
         try:
-            self._train_and_finish()
+            with _interrupts.deferred() as interrupted:
+                self._train_and_finish(interrupted)
         except (InterruptedRunError, KeyboardInterrupt):
             resume = ["grouped-conv-jax", "train", "--resume", "--out", str(self._out)]
             print(f"interrupted and saved; go on with: {shlex.join(resume)}", file=sys.stderr)
             return 130
         return 0
 
-    def _train_and_finish(self) -> None:
+    def _train_and_finish(self, interrupted: Callable[[], bool]) -> None:
         learner = Learner(self._network(), self._data, self._options, self._steps_per_epoch)
         training = Training(learner, self._split, self._options)
         with Checkpoints(self._out / _run_directory.CHECKPOINT) as checkpoints:
@@ -87,7 +88,7 @@ class Run:
             taken = training.steps_taken(snapshot)
             if taken:
                 print(f"going on after {_place(snapshot, self._steps_per_epoch)}", flush=True)
-            with _interrupts.deferred() as interrupted, self._progress(taken) as progress:
+            with self._progress(taken) as progress:
                 snapshot = training.run(snapshot, checkpoints, progress, interrupted, self._publish)
         self._finish(learner, snapshot)
 
