@@ -49,7 +49,7 @@ def _build_linen(
     image_shape: tuple[int, int, int], num_classes: int, implementation: str | None
 ) -> Network:
     model = LinenNetwork(num_classes, implementation=implementation)
-    image = jnp.zeros((1, *image_shape))
+    image = jnp.zeros((1, *image_shape), jnp.float32)
 
     def initialize(seed: int) -> tuple[Arrays, Arrays]:
         variables = jax.jit(model.init)(jax.random.key(seed), image)

@@ -59,13 +59,13 @@ class Run:
 
     def execute(self) -> int:
         """Runs, and returns the exit status."""
-        self._introduce()
-        self._out.mkdir(parents=True, exist_ok=True)
-        if self._is_new:
-            # Before any checkpoint: what --resume goes by.
-            self._write_config(results=None)
         try:
             with _interrupts.deferred() as interrupted:
+                self._introduce()
+                self._out.mkdir(parents=True, exist_ok=True)
+                if self._is_new:
+                    # Before any checkpoint: what --resume goes by.
+                    self._write_config(results=None)
                 self._train_and_finish(interrupted)
         except (InterruptedRunError, KeyboardInterrupt):
             resume = ["grouped-conv-jax", "train", "--resume", "--out", str(self._out)]
