@@ -91,6 +91,8 @@ def conv_general_dilated(
     if not all(isinstance(size, int) for size in (*image, *filter_size)) or 0 in rhs.shape:
         return lax.conv_general_dilated(lhs, rhs, **arguments)
     dilation = (1,) * len(image) if rhs_dilation is None else tuple(map(int, rhs_dilation))
+    if min(*window_strides, *dilation) < 1:
+        return lax.conv_general_dilated(lhs, rhs, **arguments)
     if isinstance(padding, str):
         effective = [(k - 1) * d + 1 for k, d in zip(filter_size, dilation, strict=True)]
         padding = lax.padtype_to_pads(image, effective, window_strides, padding)

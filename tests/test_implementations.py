@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import reference_roles
 
-from grouped_conv_jax import _choice, _primitive, conv_general_dilated, grouped_conv2d
+from grouped_conv_jax import _choice, _primitive, grouped_conv2d
 from grouped_conv_jax._convolution import Convolution, Role
 
 IMPLEMENTATIONS = tuple(_choice._MODULES)
@@ -233,20 +232,3 @@ def test_an_unknown_implementation_names_those_there_are():
     listed = ", ".join(map(repr, IMPLEMENTATIONS))
     with pytest.raises(ValueError, match=f"implementation must be one of {listed} or None"):
         grouped_conv2d(x, weights, implementation="tap")
-
-
-def test_the_size_of_the_batch_may_be_unknown_but_not_that_of_the_image():
-    batch, height = jax.export.symbolic_shape("batch, height")
-    filters = jax.ShapeDtypeStruct((3, 3, 1, 4), jnp.float32)
-    convolve = functools.partial(
-        conv_general_dilated,
-        window_strides=(2, 2),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=4,
-    )
-    for sizes, fast in ((batch, 6), True), ((2, height), False):
-        x = jax.ShapeDtypeStruct((*sizes, 5, 4), jnp.float32)
-        jaxpr = jax.make_jaxpr(convolve)(x, filters)
-        used = {equation.primitive.name for equation in jaxpr.jaxpr.eqns}
-        assert operator.contains(used, "grouped_convolution") == fast

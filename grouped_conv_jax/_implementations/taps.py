@@ -5,6 +5,7 @@ by memory, and XLA fuses the whole sum into one loop over data whose minor axis,
 contiguous.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -200,8 +201,10 @@ def _correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution)
     """``(*filter, G)``: for each tap the sum over batch and outputs of window times cotangent.
 
     One row of outputs at a time, into one accumulator a tap: XLA:CPU vectorizes a sum of arrays,
-    but not a reduction of a product.
+    but not a reduction of a product. Of large filters, one row of taps at a time.
     """
+    if math.prod(convolution.filter_size) > _UNROLLED_TERMS and convolution.filter_size[0] > 1:
+        return _correlate_by_rows(image, cotangent, convolution)
     dtype = accumulator(image, cotangent)
     taps = list(itertools.product(*map(range, convolution.filter_size)))
     rest = convolution.outputs[1:]
@@ -227,3 +230,22 @@ def _correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution)
     totals = lax.fori_loop(0, convolution.outputs[0], add, [zeros] * len(taps))
     sums = [total.sum(tuple(range(total.ndim - 1))) for total in totals]
     return jnp.stack(sums).reshape(*convolution.filter_size, -1)
+
+
+def _correlate_by_rows(
+    image: jax.Array, cotangent: jax.Array, convolution: Convolution
+) -> jax.Array:
+    """The same, for each row of taps from the rows of the image that it meets."""
+    size = ((convolution.outputs[0] - 1) * convolution.strides[0] + 1, *convolution.padded[1:])
+    row = dataclasses.replace(
+        convolution,
+        image=size,
+        filter_size=(1, *convolution.filter_size[1:]),
+        padding=((0, 0),) * len(size),
+    )
+
+    def correlate(start: jax.Array) -> jax.Array:
+        return _correlate(lax.dynamic_slice_in_dim(image, start, size[0], 1), cotangent, row)
+
+    starts = jnp.arange(convolution.filter_size[0]) * convolution.dilation[0]
+    return lax.map(correlate, starts)[:, 0]

@@ -1,0 +1,289 @@
+"""``conv_general_dilated`` does what lax's does, errors too, and takes the fast path for groups."""
+
+import functools
+import inspect
+import re
+
+import flax.linen
+import flax.nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from grouped_conv_jax import conv_general_dilated
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def case(lhs, rhs, groups, strides, padding, numbers=NHWC, **others):
+    """Shapes, and the arguments that go with them."""
+    arguments = {
+        "window_strides": strides,
+        "padding": padding,
+        "dimension_numbers": numbers,
+        "feature_group_count": groups,
+    }
+    return lhs, rhs, arguments | others
+
+
+CASES = {
+    "NHWC": case((2, 7, 6, 8), (3, 3, 1, 8), 8, (1, 1), "SAME"),
+    "NCHW, by default": case((2, 8, 7, 6), (8, 2, 3, 3), 4, (1, 1), "SAME", None),
+    "by names": case((2, 8, 7, 6), (8, 2, 3, 3), 4, (2, 1), "VALID", ("NCHW", "OIHW", "NHWC")),
+    "by positions": case(
+        (7, 2, 8, 6),
+        (2, 8, 3, 2),
+        4,
+        (1, 2),
+        "SAME",
+        lax.ConvDimensionNumbers((1, 2, 3, 0), (1, 0, 3, 2), (3, 1, 0, 2)),
+    ),
+    "CHWN": case((8, 7, 6, 2), (2, 3, 3, 12), 4, (1, 1), "SAME", ("CHWN", "IHWO", "CNWH")),
+    "width first": case((2, 7, 6, 8), (3, 2, 2, 8), 4, (2, 1), "SAME", ("NWHC", "HWIO", "NHWC")),
+    "1-D": case((2, 11, 8), (3, 1, 16), 8, (2,), "SAME", ("NWC", "WIO", "NWC")),
+    "1-D, channels first": case((2, 6, 11), (6, 2, 4), 3, (3,), ((2, 5),), ("NCW", "OIW", "NCW")),
+    "3-D": case(
+        (2, 4, 5, 6, 4), (2, 3, 2, 1, 4), 4, (1, 2, 1), "SAME", ("NDHWC", "DHWIO", "NDHWC")
+    ),
+    "4-D": case((2, 6, 3, 4, 3, 2), (6, 3, 2, 2, 1, 2), 2, (1, 1, 2, 1), "SAME", None),
+    "SAME, strided": case((2, 7, 8, 4), (3, 2, 2, 6), 2, (2, 3), "SAME"),
+    "same": case((2, 7, 8, 4), (3, 2, 2, 6), 2, (2, 3), "same"),
+    "SAME_LOWER": case((2, 7, 8, 4), (4, 2, 2, 6), 2, (2, 3), "SAME_LOWER"),
+    "SAME, dilated": case((2, 7, 8, 4), (3, 2, 1, 4), 4, (1, 2), "SAME", rhs_dilation=(2, 3)),
+    "VALID, dilated": case((2, 9, 8, 4), (3, 2, 1, 4), 4, (2, 1), "VALID", rhs_dilation=(2, 3)),
+    "negative padding": case((2, 9, 8, 6), (3, 2, 2, 3), 3, (2, 1), ((-1, 2), (3, -2))),
+    "array for padding": case((2, 5, 5, 4), (2, 2, 1, 4), 4, (1, 1), np.array([[1, 0], [0, 2]])),
+    "arrays for numbers": case(
+        (2, 9, 9, 4), (2, 2, 1, 4), 4, np.array([2, 1]), "SAME", rhs_dilation=np.array([1, 3])
+    ),
+    "lists for numbers": case(
+        (2, 9, 9, 4), (2, 2, 1, 4), 4, [2, 1], [(1, 0), (0, 2)], rhs_dilation=[1, 3]
+    ),
+    "lhs_dilation of one": case((2, 5, 5, 4), (2, 2, 1, 4), 4, (1, 1), "SAME", lhs_dilation=(1, 1)),
+    "filter larger than the image": case((2, 2, 9, 4), (3, 3, 1, 4), 4, (2, 2), "VALID"),
+    "no image": case((0, 5, 5, 4), (3, 3, 1, 4), 4, (2, 2), "SAME"),
+    "precision": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", precision=["highest", "high"]),
+}
+# Everything that goes to lax as it is.
+UNCHANGED = {
+    "one group": case((2, 5, 5, 4), (3, 3, 4, 6), 1, (1, 1), "SAME"),
+    "transposed": case(
+        (2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), ((2, 1), (0, 1)), lhs_dilation=(2, 1)
+    ),
+    "groups of the batch": case((4, 5, 5, 3), (3, 3, 3, 8), 1, (1, 1), "SAME", batch_group_count=2),
+    "no spatial axis": case((2, 4), (2, 6), 2, (), (), ("NC", "IO", "NC")),
+    "empty filters": case((2, 5, 5, 4), (0, 3, 1, 4), 4, (1, 1), "VALID"),
+}
+BAD = {
+    "channels that do not fit": case((2, 5, 5, 6), (3, 3, 1, 4), 4, (1, 1), "SAME"),
+    "filters that do not fit": case((2, 5, 5, 4), (3, 3, 1, 6), 4, (1, 1), "SAME"),
+    "no groups": case((2, 5, 5, 4), (3, 3, 1, 4), 0, (1, 1), "SAME"),
+    "groups of both": case((4, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", batch_group_count=2),
+    "too few strides": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1,), "SAME"),
+    "unknown padding": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "FULL"),
+    "too little padding": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), ((1, 1),)),
+    "unknown axes": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", ("NHWX", "HWIO", "NHWC")),
+    "dilation of zero": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", rhs_dilation=(0, 1)),
+    "ranks that differ": case((2, 5, 5, 4), (3, 1, 4), 4, (1, 1), "SAME"),
+    "narrow result": case(
+        (2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", preferred_element_type=jnp.bfloat16
+    ),
+    "unknown precision": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", precision="exact"),
+}
+
+
+def arrays(lhs, rhs, dtype=jnp.float32):
+    random = np.random.default_rng(0)
+    return tuple(
+        jnp.asarray(random.integers(-9, 9, shape) / 4, jnp.float32).astype(dtype)
+        for shape in (lhs, rhs)
+    )
+
+
+def used(convolve, *operands):
+    """The names of the primitives that a function of two arrays consists of."""
+    return {equation.primitive.name for equation in jax.make_jaxpr(convolve)(*operands).eqns}
+
+
+def both(arguments):
+    """Our function and lax's."""
+    return (
+        functools.partial(f, **arguments) for f in (conv_general_dilated, lax.conv_general_dilated)
+    )
+
+
+def assert_same_error(ours, theirs, *operands):
+    with pytest.raises((TypeError, ValueError, RuntimeError, AttributeError)) as expected:
+        theirs(*operands)
+    # JAX may add a note on shortened tracebacks.
+    message, _, _ = str(expected.value).partition("\n-----")
+    with pytest.raises(expected.type, match=f"^{re.escape(message)}($|\n-----)"):
+        ours(*operands)
+
+
+def test_the_signature_is_that_of_lax():
+    ours, theirs = (
+        [(p.name, p.default, p.kind) for p in inspect.signature(f).parameters.values()]
+        for f in (conv_general_dilated, lax.conv_general_dilated)
+    )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_are_those_of_lax_on_the_fast_path(name):
+    *shapes, arguments = CASES[name]
+    operands = arrays(*shapes)
+    ours, theirs = both(arguments)
+    assert "conv_general_dilated" not in used(ours, *operands)
+    assert "grouped_convolution" in used(ours, *operands)
+
+    def values_and_gradients(convolve):
+        y, pull = jax.vjp(convolve, *operands)
+        # lax cannot differentiate without images.
+        return y, pull(jnp.sin(y)) if 0 not in shapes[0] else None
+
+    actual, desired = (jax.jit(values_and_gradients, static_argnums=0)(f) for f in (ours, theirs))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4), actual, desired
+    )
+
+
+@pytest.mark.parametrize("preferred", [None, "float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_dtype_is_that_of_lax(dtype, preferred):
+    *shapes, arguments = CASES["NHWC"]
+    with jax.enable_x64(True):
+        operands = arrays(*shapes, dtype)
+        ours, theirs = (
+            f(*operands) for f in both(arguments | {"preferred_element_type": preferred})
+        )
+    assert ours.dtype == theirs.dtype
+    tolerance = float(jnp.finfo(dtype if preferred is None else preferred).eps)
+    np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("name", UNCHANGED)
+def test_goes_to_lax_unchanged(name):
+    *shapes, arguments = UNCHANGED[name]
+    ours, theirs = (str(jax.make_jaxpr(f)(*arrays(*shapes))) for f in both(arguments))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("dtype", ["int32", "complex64", "bool"])
+def test_other_dtypes_go_to_lax_unchanged(dtype):
+    *shapes, arguments = CASES["NHWC"]
+    operands = arrays(*shapes, dtype)
+    ours, theirs = (str(jax.make_jaxpr(f)(*operands)) for f in both(arguments))
+    assert ours == theirs
+
+
+def test_a_sharding_goes_to_lax_unchanged():
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Explicit,))
+    *shapes, arguments = CASES["NHWC"]
+    arguments = arguments | {"out_sharding": NamedSharding(mesh, P("data"))}
+    with jax.set_mesh(mesh):
+        operands = jax.device_put(arrays(*shapes), NamedSharding(mesh, P()))
+        ours, theirs = (str(jax.make_jaxpr(f)(*operands)) for f in both(arguments))
+    assert ours == theirs
+
+
+def test_sizes_that_are_not_known_go_to_lax_unchanged_but_for_the_batch():
+    batch, height = jax.export.symbolic_shape("batch, height")
+    _, rhs, arguments = CASES["NHWC"]
+    filters = jax.ShapeDtypeStruct(rhs, jnp.float32)
+    ours, theirs = both(arguments)
+    known = jax.ShapeDtypeStruct((batch, 6, 5, 8), jnp.float32)
+    unknown = jax.ShapeDtypeStruct((2, height, 5, 8), jnp.float32)
+    assert "grouped_convolution" in used(ours, known, filters)
+    assert used(ours, unknown, filters) == used(theirs, unknown, filters)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_errors_are_those_of_lax(name):
+    *shapes, arguments = BAD[name]
+    operands = arrays(*shapes)
+    ours, theirs = both(arguments)
+    assert_same_error(ours, theirs, *operands)
+
+
+@pytest.mark.parametrize("bad", ["int32", "bfloat16"])
+def test_operands_of_two_dtypes_are_an_error_of_lax(bad):
+    *shapes, arguments = CASES["NHWC"]
+    (lhs, _), (_, rhs) = arrays(*shapes), arrays(*shapes, bad)
+    ours, theirs = both(arguments)
+    assert_same_error(ours, theirs, lhs, rhs)
+
+
+def test_a_list_for_an_array_is_an_error_of_lax():
+    *shapes, arguments = CASES["NHWC"]
+    lhs, rhs = arrays(*shapes)
+    ours, theirs = both(arguments)
+    assert_same_error(ours, theirs, lhs.tolist(), rhs)
+
+
+class TestFlax:
+    """A Flax layer gets it by one argument."""
+
+    SETTINGS = (
+        {"features": 8, "kernel_size": (3, 3), "feature_group_count": 8},
+        {"features": 12, "kernel_size": (3, 2), "feature_group_count": 4, "strides": (2, 1)},
+        {"features": 8, "kernel_size": (3,), "feature_group_count": 2, "kernel_dilation": 2},
+        {"features": 8, "kernel_size": (2, 2, 2), "feature_group_count": 4, "padding": "VALID"},
+        {"features": 8, "kernel_size": (3, 3), "feature_group_count": 4, "padding": "CIRCULAR"},
+    )
+
+    def check(self, apply, parameters, x):
+        """Compares ``apply(convolution)(parameters, x)`` and its gradients with lax's."""
+
+        def loss(convolution, parameters, x):
+            return jnp.sum(jnp.sin(apply(convolution)(parameters, x)))
+
+        gradients = jax.jit(jax.value_and_grad(loss, (1, 2)), static_argnums=0)
+        results = [
+            gradients(f, parameters, x) for f in (conv_general_dilated, lax.conv_general_dilated)
+        ]
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *results)
+        assert "grouped_convolution" in str(
+            jax.make_jaxpr(apply(conv_general_dilated))(parameters, x)
+        )
+
+    @pytest.mark.parametrize("settings", SETTINGS, ids=str)
+    def test_linen_conv(self, settings):
+        x = jax.random.normal(jax.random.key(0), (2, *(6,) * len(settings["kernel_size"]), 8))
+
+        def layer(convolution):
+            return flax.linen.Conv(**settings, conv_general_dilated=convolution)
+
+        parameters, theirs = (
+            layer(f).init(jax.random.key(1), x)
+            for f in (conv_general_dilated, lax.conv_general_dilated)
+        )
+        jax.tree.map(np.testing.assert_array_equal, parameters, theirs)
+        self.check(lambda f: layer(f).apply, parameters, x)
+
+    @pytest.mark.parametrize("settings", SETTINGS, ids=str)
+    def test_nnx_conv(self, settings):
+        sizes = {"in_features": 8, "out_features": settings["features"]}
+        others = {name: value for name, value in settings.items() if name != "features"}
+        x = jax.random.normal(jax.random.key(0), (2, *(6,) * len(settings["kernel_size"]), 8))
+
+        def split(convolution):
+            layer = flax.nnx.Conv(
+                **sizes, **others, conv_general_dilated=convolution, rngs=flax.nnx.Rngs(1)
+            )
+            return flax.nnx.split(layer, flax.nnx.Param, ...)
+
+        (_, parameters, _), (_, theirs, _) = map(
+            split, (conv_general_dilated, lax.conv_general_dilated)
+        )
+        jax.tree.map(np.testing.assert_array_equal, parameters, theirs)
+
+        def apply(convolution):
+            graph, _, rest = split(convolution)
+            return lambda parameters, x: flax.nnx.merge(graph, parameters, rest)(x)
+
+        self.check(apply, parameters, x)

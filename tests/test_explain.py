@@ -1,0 +1,115 @@
+"""``explain`` tells what runs, and why."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from grouped_conv_jax import _choice, explain, grouped_conv2d
+from grouped_conv_jax._convolution import Role
+
+ROLES = {"forward", "input_gradient", "filter_gradient"}
+ARGUMENTS = {"stride": 2, "padding": "same", "dilation_factor": (1, 2), "data_format": "BCSS"}
+
+
+def shapes(channels, filters, groups):
+    """Input and weights, of which nothing but shapes is needed."""
+    return (
+        jax.ShapeDtypeStruct((3, channels * groups, 9, 8), jnp.float32),
+        jax.ShapeDtypeStruct((3, 2, channels, filters, groups), jnp.float32),
+    )
+
+
+DEPTHWISE, GROUPED, DENSE = shapes(1, 1, 12), shapes(16, 8, 4), shapes(4, 6, 1)
+
+
+@pytest.mark.parametrize("platform", _choice.PLATFORMS)
+@pytest.mark.parametrize("operands", [DEPTHWISE, GROUPED], ids=["depthwise", "grouped"])
+def test_tells_what_is_lowered_for_each_platform(operands, platform, monkeypatch):
+    told = explain(*operands, platform=platform, **ARGUMENTS)
+    lowered, choose = {}, _choice.choose
+
+    def note(role, *arguments):
+        lowered[role.name.lower()] = choose(role, *arguments)
+        return lowered[role.name.lower()]
+
+    monkeypatch.setattr(_choice, "choose", note)
+
+    # A function of its own, that no earlier lowering is remembered for.
+    def loss(x, weights):
+        return jnp.sum(jnp.sin(grouped_conv2d(x, weights, **ARGUMENTS)))
+
+    gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    jax.export.export(gradients, platforms=[platform])(*operands)
+    assert told == lowered
+
+
+def test_has_a_reason_for_each_role():
+    told = explain(*DEPTHWISE, **ARGUMENTS)
+    assert set(told) == ROLES
+    for choice in told.values():
+        assert choice == (choice.implementation, choice.reason)
+        assert choice.implementation in _choice._MODULES
+        assert choice.reason
+
+
+def test_is_for_the_default_backend_unless_told_otherwise():
+    assert jax.default_backend() == "cpu"
+    assert explain(*GROUPED, **ARGUMENTS) == explain(*GROUPED, platform="cpu", **ARGUMENTS)
+
+
+def test_takes_arrays_of_numpy_and_jax_as_well():
+    x, weights = np.ones((1, 5, 5, 4), np.float32), jnp.ones((3, 3, 1, 1, 4))
+    assert set(explain(x, weights)) == ROLES
+
+
+@pytest.mark.parametrize("name", ["taps", "blocks"])
+def test_an_implementation_given_by_name_is_told_with_that_reason(name):
+    told = explain(*DEPTHWISE, implementation=name, **ARGUMENTS)
+    assert set(told.values()) == {(name, "asked for by name")}
+
+
+@pytest.mark.parametrize(
+    ("operands", "implementation"), [(DENSE, None), (DEPTHWISE, "lax")], ids=["dense", "by name"]
+)
+def test_tells_that_lax_serves_one_group_and_whoever_asks_for_it(operands, implementation):
+    told = explain(*operands, implementation=implementation, **ARGUMENTS)
+    assert {choice.implementation for choice in told.values()} == {"lax"}
+    assert all("one group" in c.reason or "by name" in c.reason for c in told.values())
+
+
+def test_the_choice_depends_on_the_description_alone():
+    x, weights = DEPTHWISE
+    again = [jax.ShapeDtypeStruct(a.shape, jnp.bfloat16) for a in (x, weights)]
+    larger = jax.ShapeDtypeStruct((100, *x.shape[1:]), x.dtype)
+    assert explain(x, weights, **ARGUMENTS) == explain(*again, **ARGUMENTS)
+    assert explain(x, weights, **ARGUMENTS) == explain(larger, weights, **ARGUMENTS)
+
+
+class TestErrors:
+    def test_an_unknown_platform(self):
+        with pytest.raises(ValueError, match=r"platform must be one of 'cpu', .* got 'gpus'"):
+            explain(*DEPTHWISE, platform="gpus", **ARGUMENTS)
+        with pytest.raises(TypeError, match=r"platform must be one of 'cpu', .* got 3"):
+            explain(*DEPTHWISE, platform=3, **ARGUMENTS)
+
+    def test_an_implementation_that_cannot(self):
+        with pytest.raises(NotImplementedError, match="implementation='taps' cannot"):
+            explain(*GROUPED, implementation="taps", **ARGUMENTS)
+
+    def test_those_of_the_convolution(self):
+        convolve = functools.partial(explain, *DEPTHWISE)
+        with pytest.raises(ValueError, match="stride must be a positive integer"):
+            convolve(stride=0)
+        with pytest.raises(ValueError, match="input channels"):
+            convolve(data_format="BSSC")
+        with pytest.raises(TypeError, match="strides"):
+            convolve(strides=2)
+
+
+def test_every_role_has_a_function_in_every_implementation():
+    for name in _choice._MODULES:
+        for role in Role:
+            assert callable(_choice.Choice(name, "").function(role))
