@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax._convolution import Convolution, Role, accumulator
 from grouped_conv_jax._implementations import lax, phases
 
 # Narrower matrix products leave the vector units idle, wider ones multiply more zeros.
 _BLOCK_CHANNELS = 16
-# More blocks than this are looped over, since the time to compile grows with them.
-_UNROLLED_BLOCKS = 16
+# More blocks than this are looped over, since the time to compile grows with them. XLA:CPU computes
+# what is in a loop on one core, without its fast matrix products: twenty times slower.
+_UNROLLED_BLOCKS = 64
+# Sums that are longer are summed in parts not shorter than this, which halves their errors.
+_LONG_SUM = 128
 
 
 def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
@@ -39,32 +42,10 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     """``x`` ``(B, *image, G*C)``."""
     dense, merged = _merge(convolution, filters.shape[-2], filters.shape[-1] // convolution.groups)
     blocks = _block_diagonal(filters, convolution.groups, merged)
-    gradient = _phased_input_gradient if max(dense.strides) > 1 else lax.input_gradient
-    compute = functools.partial(gradient, convolution=dense)
+    compute = functools.partial(lax.input_gradient, convolution=dense)
+    if max(dense.strides) > 1:
+        compute = functools.partial(phases.input_gradient, convolution=dense, forward=lax.forward)
     return _each(compute, blocks, _split(y, len(blocks)))
-
-
-def _phased_input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """A dense input gradient whose phases are channels of one convolution at stride one."""
-    axes = phases.axes(convolution)
-    rank = len(axes)
-    # (Q1, s1, Q2, s2, ..., C, F) to (Q1, Q2, ..., F, s1 * s2 * ... * C), the first tap last.
-    split = jnp.flip(phases.split_filters(filters, convolution), range(0, 2 * rank, 2))
-    order = [*range(0, 2 * rank, 2), 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank]
-    kernel = jnp.transpose(split, order)
-    kernel = kernel.reshape(*kernel.shape[: rank + 1], -1)
-    unit = dataclasses.replace(
-        convolution,
-        image=convolution.outputs,
-        filter_size=kernel.shape[:rank],
-        strides=(1,) * rank,
-        padding=tuple(axis.padding for axis in axes),
-        dilation=(1,) * rank,
-    )
-    phased = lax.forward(y, kernel, unit)
-    split_phases = phased.reshape(*phased.shape[:-1], *convolution.strides, -1)
-    pairs = [position for i in range(rank) for position in (1 + i, 1 + rank + i)]
-    return phases.interleave(jnp.transpose(split_phases, [0, *pairs, 1 + 2 * rank]), axes)
 
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
@@ -72,15 +53,35 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
     groups = convolution.groups
     channels, filters = x.shape[-1] // groups, y.shape[-1] // groups
     dense, merged = _merge(convolution, channels, filters)
+    is_pointwise = set(dense.filter_size) == {1} and not any(map(any, dense.padding))
+    compute = _pointwise_filter_gradient if is_pointwise else lax.filter_gradient
 
     def diagonal(x: jax.Array, y: jax.Array) -> jax.Array:
-        gradient = lax.filter_gradient(x, y, dense)
+        gradient = compute(x, y, dense)
         blocks = gradient.reshape(*convolution.filter_size, merged, channels, merged, filters)
         own = jnp.diagonal(blocks, axis1=-4, axis2=-2)  # (*filter, C, F, merged)
         return jnp.swapaxes(own, -1, -2).reshape(*own.shape[:-2], -1)
 
     count = groups // merged
     return _each(diagonal, _split(x, count), _split(y, count))
+
+
+def _pointwise_filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """Of 1×1 filters on an unpadded image: a matrix product, which XLA:CPU does not recognize."""
+    strided = (slice(None, None, stride) for stride in convolution.strides)
+    pixels = x[(slice(None), *strided)]
+    batch, terms = y.shape[0], math.prod(y.shape[:-1])
+    parts = max(
+        n for n in range(1, batch + 1) if n == 1 or (batch % n == 0 and terms // n >= _LONG_SUM)
+    )
+    products = jax.lax.dot_general(
+        pixels.reshape(parts, -1, x.shape[-1]),
+        y.reshape(parts, -1, y.shape[-1]),
+        (((1,), (1,)), ((0,), (0,))),
+        precision=convolution.precision,
+        preferred_element_type=accumulator(x, y),
+    )
+    return products.sum(0).reshape(*convolution.filter_size, x.shape[-1], y.shape[-1])
 
 
 def _each(

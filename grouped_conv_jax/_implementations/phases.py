@@ -7,13 +7,16 @@ interleave. Dilating ``y`` by the stride, as JAX's transpose does, would multipl
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from grouped_conv_jax._convolution import Convolution
+
+Forward: TypeAlias = Callable[[jax.Array, jax.Array, Convolution], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +25,14 @@ class PhasedAxis:
 
     Attributes:
         quotients: the distinct ``q``, in order.
+        dilation: distance between the quotients that the split filters hold.
         padding: zeros around ``y``, or, where negative, pixels to crop.
         count: how many ``m`` there are.
         crop: where the image lies in the ``count * stride`` interleaved pixels.
     """
 
     quotients: tuple[int, ...]
+    dilation: int
     padding: tuple[int, int]
     count: int
     crop: slice
@@ -51,12 +56,48 @@ def axes(convolution: Convolution) -> list[PhasedAxis]:
         result.append(
             PhasedAxis(
                 quotients,
+                dilation if stride == 1 else 1,
                 (quotients[-1] - first, last + 1 - outputs),
                 last + 1 - first,
                 slice(start, start + image),
             )
         )
     return result
+
+
+def input_gradient(
+    filters: jax.Array, y: jax.Array, convolution: Convolution, forward: Forward
+) -> jax.Array:
+    """``x`` ``(B, *image, G*C)`` by one convolution at stride one, whose filters are the phases.
+
+    Args:
+        filters: ``(*filter, C, G*F)``.
+        y: ``(B, *outputs, G*F)``.
+        convolution: of which this is the input gradient.
+        forward: convolves images with filters, as a third argument says.
+    """
+    phased_axes = axes(convolution)
+    rank, groups = len(phased_axes), convolution.groups
+    # (Q1, s1, Q2, s2, ..., C, G, F) to (Q1, Q2, ..., F, G * s1 * s2 * ... * C), the first tap last.
+    split = jnp.flip(split_filters(filters, convolution), range(0, 2 * rank, 2))
+    split = split.reshape(*split.shape[:-1], groups, -1)
+    taps, strides = range(0, 2 * rank, 2), range(1, 2 * rank, 2)
+    kernel = jnp.transpose(split, [*taps, 2 * rank + 2, 2 * rank + 1, *strides, 2 * rank])
+    kernel = kernel.reshape(*kernel.shape[: rank + 1], -1)
+    unit = dataclasses.replace(
+        convolution,
+        image=convolution.outputs,
+        filter_size=kernel.shape[:rank],
+        strides=(1,) * rank,
+        padding=tuple(axis.padding for axis in phased_axes),
+        dilation=tuple(axis.dilation for axis in phased_axes),
+    )
+    phased = forward(y, kernel, unit)
+    # (B, M1, M2, ..., G, s1, s2, ..., C) to (B, M1, s1, M2, s2, ..., G * C)
+    phased = phased.reshape(*phased.shape[:-1], groups, *convolution.strides, -1)
+    pairs = [position for i in range(rank) for position in (1 + i, 2 + rank + i)]
+    phased = jnp.transpose(phased, [0, *pairs, 1 + rank, 2 + 2 * rank])
+    return interleave(phased.reshape(*phased.shape[:-2], -1), phased_axes)
 
 
 def split_filters(filters: jax.Array, convolution: Convolution) -> jax.Array:
@@ -67,11 +108,12 @@ def split_filters(filters: jax.Array, convolution: Convolution) -> jax.Array:
     for axis, (size, stride, dilation) in enumerate(
         zip(convolution.filter_size, convolution.strides, convolution.dilation, strict=True)
     ):
-        # Zeros between the taps, and behind the last to a multiple of the stride.
-        extent = (size - 1) * dilation + 1
-        spread = [(0, 0, 0)] * filters.ndim
-        spread[2 * axis] = (0, -extent % stride, dilation - 1)
-        filters = lax.pad(filters, jnp.zeros((), filters.dtype), spread)
+        if stride > 1:
+            # Zeros between the taps, and behind the last to a multiple of the stride.
+            extent = (size - 1) * dilation + 1
+            spread = [(0, 0, 0)] * filters.ndim
+            spread[2 * axis] = (0, -extent % stride, dilation - 1)
+            filters = lax.pad(filters, jnp.zeros((), filters.dtype), spread)
         filters = filters.reshape(
             *filters.shape[: 2 * axis], -1, stride, *filters.shape[2 * axis + 1 :]
         )

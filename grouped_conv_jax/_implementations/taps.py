@@ -75,7 +75,10 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     counts: list[int] = []
     for axis in axes:
         last = axis.quotients[-1]
-        shifts += [[_Shift(q, last - q) for q in axis.quotients], [_Shift(None, 0)]]
+        shifts += [
+            [_Shift(q // axis.dilation, last - q) for q in axis.quotients],
+            [_Shift(None, 0)],
+        ]
         counts += [axis.count, 1]
     images = [
         jnp.expand_dims(plane, [2 * i + 2 for i in range(len(axes))])
