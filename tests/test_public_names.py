@@ -1,5 +1,6 @@
 """The package's names, and what is imported to give them."""
 
+import importlib.resources
 import subprocess
 import sys
 import textwrap
@@ -56,6 +57,10 @@ def test_the_function_alone_imports_neither_flax_nor_optax():
         assert not found, found
         """
     )
+
+
+def test_type_checkers_are_told_of_the_annotations():
+    assert importlib.resources.files(grouped_conv_jax).joinpath("py.typed").is_file()
 
 
 @pytest.mark.parametrize("name", LAZY)
