@@ -21,7 +21,7 @@ from grouped_conv_jax._padding import Padding
 from grouped_conv_jax.initializers import Initializer
 
 IntPair: TypeAlias = int | tuple[int, int]
-Groups: TypeAlias = int | Literal["channel-wise"]
+Groups: TypeAlias = int | Literal["channel-wise", "channelwise"]
 FACTORS = (
     "weight_learn_rate_factor",
     "bias_learn_rate_factor",

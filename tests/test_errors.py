@@ -251,3 +251,14 @@ class TestParametersThatDoNotBelong:
         module = nnx_module()
         setattr(module, name, nnx.Param(jnp.ones(shape)))
         assert_message(message_of(ValueError, module, X), name, str(shape))
+
+    @pytest.mark.parametrize("dtype", [None, jnp.float32])
+    @pytest.mark.parametrize("name", ["weights", "bias"])
+    def test_integers_are_refused_whatever_the_dtype_of_the_computation(self, name, dtype):
+        params = {"weights": WEIGHTS, "bias": BIAS}
+        params[name] = params[name].astype(np.int32)
+        linen = linen_module(dtype=dtype)
+        assert_message(message_of(TypeError, linen.apply, {"params": params}, X), name, "int32")
+        module = nnx_module(dtype=dtype)
+        setattr(module, name, nnx.Param(params[name]))
+        assert_message(message_of(TypeError, module, X), name, "int32")

@@ -29,7 +29,7 @@ def arrays(x_shape, weights_shape, dtype=np.float32):
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(case=cases.convolutions(use_bias=True))
-def test_cotangents_of_any_convolution_are_the_adjoint_of_the_loop(case):
+def test_tangents_of_any_convolution_are_the_loops_and_cotangents_their_adjoint(case):
     # The loop is linear in the input (padding with a number apart), and in weights and bias
     # together; along a random direction the scalar product pins all of a cotangent.
     primals = x, weights, _ = case.arrays("float64")
@@ -43,12 +43,14 @@ def test_cotangents_of_any_convolution_are_the_adjoint_of_the_loop(case):
     cotangent = np.random.default_rng(case.seed + 2).standard_normal(by_x.shape)
 
     @jax.jit
-    def pull_back(primals, cotangent):
+    def differentiate(primals, directions, cotangent):
         convolve = functools.partial(grouped_conv2d, **case.spelled)
-        return jax.vjp(convolve, *primals)[1](cotangent)
+        _, tangent = jax.jvp(convolve, primals, directions)
+        return tangent, jax.vjp(convolve, *primals)[1](cotangent)
 
     with jax.enable_x64(True):
-        cotangents = pull_back(primals, cotangent)
+        tangent, cotangents = differentiate(primals, directions, cotangent)
+    np.testing.assert_allclose(tangent, by_x + by_weights + by_bias, rtol=1e-11, atol=1e-11)
     for i, along in enumerate((by_x, by_weights, by_bias)):
         assert cotangents[i].shape == primals[i].shape
         np.testing.assert_allclose(

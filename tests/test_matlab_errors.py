@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from flax import nnx
-from test_matlab import DEFAULTS, layer, random
+from matlab_layer import DEFAULTS, layer, random
 
 from grouped_conv_jax.matlab import groupedConvolution2dLayer
 

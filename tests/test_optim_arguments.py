@@ -11,6 +11,7 @@ NAN, INF = float("nan"), float("inf")
 SHARED = [
     ("learning_rate", -0.1, ValueError, "a nonnegative finite number or a schedule"),
     ("learning_rate", INF, ValueError, "a nonnegative finite number or a schedule"),
+    ("learning_rate", 10**309, ValueError, "a nonnegative finite number or a schedule"),
     ("learning_rate", "fast", TypeError, "a nonnegative finite number or a schedule"),
     ("learning_rate", True, TypeError, "a nonnegative finite number or a schedule"),
     ("learning_rate", None, TypeError, "a nonnegative finite number or a schedule"),
@@ -20,6 +21,7 @@ SHARED = [
     ("gradient_threshold", 0.0, ValueError, "a positive number, or infinity for no clipping"),
     ("gradient_threshold", -1, ValueError, "a positive number, or infinity for no clipping"),
     ("gradient_threshold", NAN, ValueError, "a positive number, or infinity for no clipping"),
+    ("gradient_threshold", 10**309, ValueError, "a positive number, or infinity for no clipping"),
     ("gradient_threshold", None, TypeError, "a positive number, or infinity for no clipping"),
 ]
 OWN = [

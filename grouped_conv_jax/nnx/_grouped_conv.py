@@ -110,5 +110,8 @@ class GroupedConv2D(nnx.Module, ReadOnlyProperties):
         layer = Hyperparameters.of(self).resolve_for(x)
         weights = self.weights[...]
         check_learnable("weights", weights, layer.weights_shape)
-        bias = None if self.bias is None else self.bias[...]
+        bias = None
+        if self.bias is not None:
+            bias = self.bias[...]
+            check_learnable("bias", bias, layer.bias_shape)
         return layer(x, weights, bias)

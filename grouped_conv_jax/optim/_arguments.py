@@ -24,9 +24,13 @@ def number(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> 
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {rule}, got {value!r}")
-    if not holds(float(value)):
+    try:
+        result = float(value)
+    except OverflowError:  # An integer beyond every float.
+        result = math.nan
+    if not holds(result):
         raise ValueError(f"{name} must be {rule}, got {value!r}")
-    return float(value)
+    return result
 
 
 def nonnegative(name: str, value: Any) -> float:
