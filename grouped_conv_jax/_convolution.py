@@ -82,6 +82,30 @@ class Convolution:
         return (*self.filter_size, lhs[-1] // self.groups, rhs[-1])
 
 
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One role of one convolution, as far as the choice of an implementation depends on it.
+
+    Attributes:
+        role: what is to be computed.
+        convolution: the static description.
+        channels: per group.
+        filters: per group.
+        dtype: of the operands.
+    """
+
+    role: Role
+    convolution: Convolution
+    channels: int
+    filters: int
+    dtype: Any
+
+    @property
+    def products(self) -> int:
+        """Products of a channel with a filter, in one tap of one group."""
+        return self.channels * self.filters
+
+
 def static_precision(precision: Any) -> Any:
     """A hashable spelling of a precision as ``jax.lax`` takes it."""
     return tuple(precision) if isinstance(precision, list) else precision

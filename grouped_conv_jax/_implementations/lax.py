@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax._convolution import Convolution, Problem, Role
 
 
-def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
+def unsupported(problem: Problem) -> str | None:
     """Nothing is."""
-    del role, convolution, channels, filters
+    del problem
     return None
 
 

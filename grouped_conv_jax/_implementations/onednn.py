@@ -7,6 +7,7 @@ releases of jaxlib are asked that were tried (0.10.2 and 0.12.0); elsewhere the 
 plain JAX serve. ``tests/test_onednn.py`` fails loudly when it changes.
 """
 
+import dataclasses
 import functools
 import json
 import platform
@@ -18,56 +19,74 @@ import jax.numpy as jnp
 import jaxlib
 from jax import lax
 
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax._convolution import Convolution, Problem, Role
 from grouped_conv_jax._implementations import phases
 
 _TRIED = ((0, 10), (0, 12))
+_WIDTHS = (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 
 
 @functools.cache
-def is_available() -> bool:
-    """Whether this process's jaxlib is one that was tried."""
+def unavailable() -> str | None:
+    """Why this process cannot ask for oneDNN, or ``None``."""
     release = tuple(int(part) for part in jaxlib.__version__.split(".")[:2])
-    linux = sys.platform == "linux" and platform.machine() == "x86_64"
-    return linux and _TRIED[0] <= release <= _TRIED[1]
+    machine = platform.machine()
+    if sys.platform == "linux" and machine == "x86_64" and _TRIED[0] <= release <= _TRIED[1]:
+        return None
+    return f"not tried with jaxlib {jaxlib.__version__} on {sys.platform} {machine}"
 
 
-def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
-    """Why this implementation cannot compute ``role``, or ``None``."""
-    if not is_available():
-        return f"jaxlib {jaxlib.__version__} on {sys.platform} was not tried"
-    if role == Role.FILTER_GRADIENT:
-        return "XLA offers oneDNN's forward convolution alone"
-    if not 1 <= len(convolution.image) <= 3:
-        return f"oneDNN knows one to three spatial axes, got {len(convolution.image)}"
-    if not all(isinstance(size, int) for size in convolution.image):
-        return f"the image's size must be known, got {convolution.image}"
-    if convolution.preferred_element_type not in (None, jnp.float32):
-        return (
-            f"it sums in float32, got preferred_element_type={convolution.preferred_element_type}"
-        )
+def unsupported(problem: Problem) -> str | None:
+    """Why this implementation cannot solve a problem, or ``None``."""
+    image, dtype = problem.convolution.image, problem.convolution.preferred_element_type
+    if reason := unavailable():
+        return reason
+    if problem.role == Role.FILTER_GRADIENT:
+        return "of oneDNN's convolutions XLA offers the forward pass alone"
+    if len(image) > 3:
+        return f"there must be at most three spatial axes, got {len(image)}"
+    if not all(isinstance(size, int) for size in image):
+        return f"the image's size must be known, got {image}"
+    for one in (problem.dtype, dtype or problem.dtype):
+        if jnp.dtype(one) not in _WIDTHS:
+            return f"sums are float32, got {one}"
     return None
 
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``."""
-    shape = convolution.shape(Role.FORWARD, x.shape, filters.shape)
+    if len(convolution.image) == 1:
+        # oneDNN is fast for images alone: a sequence becomes a row.
+        row = functools.partial(jnp.expand_dims, axis=1)
+        return forward(row(x), filters[None], _as_row(convolution))[:, 0]
     crop = [(min(before, 0), min(after, 0), 0) for before, after in convolution.padding]
-    if any(side for sides in crop for side in sides):
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
+    cropped = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *crop, (0, 0, 0)])
+    shape = convolution.shape(Role.FORWARD, x.shape, filters.shape)
     call = jax.ffi.ffi_call(
         "__onednn$convolution",
         jax.ShapeDtypeStruct(shape, jnp.float32),
         custom_call_api_version=1,
         legacy_backend_config=_configuration(convolution),
     )
-    y: jax.Array = call(x.astype(jnp.float32), filters.astype(jnp.float32))
-    return y.astype(x.dtype)
+    y: jax.Array = call(cropped.astype(jnp.float32), filters.astype(jnp.float32))
+    return y
 
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """``x`` ``(B, *image, G*C)``."""
     return phases.input_gradient(filters, y, convolution, forward)
+
+
+def _as_row(convolution: Convolution) -> Convolution:
+    """A convolution of sequences as one of images one pixel high."""
+    return dataclasses.replace(
+        convolution,
+        image=(1, *convolution.image),
+        filter_size=(1, *convolution.filter_size),
+        strides=(1, *convolution.strides),
+        padding=((0, 0), *convolution.padding),
+        dilation=(1, *convolution.dilation),
+    )
 
 
 def _configuration(convolution: Convolution) -> str:

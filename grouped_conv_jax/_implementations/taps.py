@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from grouped_conv_jax._convolution import Convolution, Role, accumulator
+from grouped_conv_jax._convolution import Convolution, Problem, accumulator
 from grouped_conv_jax._implementations import phases
 
 # A sum of more terms than this is rolled up, since the time to compile grows with them.
@@ -35,16 +35,15 @@ class _Shift(NamedTuple):
     start: int
 
 
-def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
-    """Why this implementation cannot compute ``role``, or ``None``."""
-    del role
-    if channels * filters > _FEW:
+def unsupported(problem: Problem) -> str | None:
+    """Why this implementation cannot solve a problem, or ``None``."""
+    if problem.products > _FEW:
         return (
             f"sums over taps serve at most {_FEW} channels times filters per group, "
-            f"got {channels} * {filters}"
+            f"got {problem.channels} * {problem.filters}"
         )
-    if not all(isinstance(size, int) for size in convolution.image):
-        return f"the image's size must be known, got {convolution.image}"
+    if not all(isinstance(size, int) for size in problem.convolution.image):
+        return f"the image's size must be known, got {problem.convolution.image}"
     return None
 
 
