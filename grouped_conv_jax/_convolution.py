@@ -11,11 +11,14 @@ Everything below the public functions works on one canonical order of axes, grou
 
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+
+Stacks: TypeAlias = tuple[tuple[bool, bool], ...]
+"""Leading axes that ``vmap`` added, outermost first: whether each operand has each."""
 
 
 class Role(enum.IntEnum):

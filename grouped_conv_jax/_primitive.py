@@ -14,21 +14,20 @@ an array under ``shard_map`` (``manual_axis_type``). Tried with JAX 0.10.2 and 0
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+import numpy as np
 from jax.core import ShapedArray
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from grouped_conv_jax import _choice
-from grouped_conv_jax._convolution import Convolution, Role, accumulator
-
-Stacks: TypeAlias = tuple[tuple[bool, bool], ...]
-"""Leading axes that ``vmap`` added, outermost first: whether each operand has each."""
+from grouped_conv_jax import _choice, _sharding
+from grouped_conv_jax._convolution import Convolution, Role, Stacks, accumulator
 
 primitive = jax.extend.core.Primitive("grouped_convolution")
 
@@ -243,14 +242,78 @@ def _loop(compute: Callable[..., jax.Array], lhs: jax.Array, rhs: jax.Array) -> 
 
 
 def _lowering(platform: str) -> Any:
-    rule = mlir.lower_fun(functools.partial(_compute, platform=platform), multiple_results=False)
+    compute = functools.partial(_compute, platform=platform)
+    plain = mlir.lower_fun(compute, multiple_results=False)
 
     def lower(ctx: Any, *operands: Any, **parameters: Any) -> Any:
         # Implementations need not know over which axes of a mesh their operands vary.
-        plain = [ShapedArray(aval.shape, aval.dtype) for aval in ctx.avals_in]
-        return rule(ctx.replace(avals_in=plain), *operands, **parameters)
+        avals = [ShapedArray(aval.shape, aval.dtype) for aval in ctx.avals_in]
+        ctx = ctx.replace(avals_in=avals)
+        module = ctx.module_context
+        # Elsewhere the operands are whole, or shards already.
+        devices = getattr(module.axis_context, "num_devices", 1)
+        # An exported program cannot call back into this process when it is partitioned.
+        if devices == 1 or module.lowering_parameters.for_export:
+            return plain(ctx, *operands, **parameters)
+        # Only their number matters: what is lowered here may run on any devices.
+        context = dataclasses.replace(
+            module.axis_context, device_assignment=(jax.local_devices()[0],) * devices
+        )
+        rule = mlir.lower_fun(_partitioned(compute, **parameters), multiple_results=False)
+        return rule(ctx.replace(module_context=module.replace(axis_context=context)), *operands)
 
     return lower
+
+
+def _partitioned(compute: Callable[..., jax.Array], **parameters: Any) -> custom_partitioning:
+    """Computes on every device the shard of the result that a plan gives it."""
+
+    def whole(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        return compute(lhs, rhs, **parameters)
+
+    role, dtype = parameters["role"], parameters["dtype"]
+
+    def signature(*shapes: tuple[int, ...]) -> _sharding.Signature:
+        return _sharding.Signature(role, parameters["convolution"], parameters["stacks"], shapes)
+
+    def plan(*arrays: Any) -> tuple[_sharding.Plan, list[NamedSharding]]:
+        shapes = [array.shape for array in arrays]
+        devices = arrays[0].sharding.num_devices
+        mesh, specs = _sharding.common_mesh([_tiling(array) for array in arrays], devices)
+        plan = _sharding.plan(signature(*shapes), specs, mesh.shape)
+        return plan, [NamedSharding(mesh, spec) for spec in plan.specs]
+
+    def partition(mesh: Any, operands: Any, result: Any) -> Any:
+        del mesh
+        split, (*operand_shardings, sharding) = plan(*operands, result)
+
+        def shard(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            # Sums over devices, like all sums, are accumulated in at least 32 bits.
+            wide = accumulator(lhs, rhs) if split.summed else dtype
+            local = functools.partial(compute, **(parameters | {"dtype": wide}))
+            return split.compute(local, lhs, rhs).astype(dtype)
+
+        return sharding.mesh, shard, sharding, tuple(operand_shardings)
+
+    def rule(mesh: Any, operands: Any, results: Any) -> Any:
+        del mesh
+        return _sharding.sharding_rule(
+            signature(*(tuple(value.shape) for value in (*operands, *results)))
+        )
+
+    call = custom_partitioning(whole)
+    call.def_partition(partition, decode_shardings=False, sharding_rule=rule)
+    return call
+
+
+def _tiling(array: Any) -> np.ndarray | None:
+    """Which tile along each axis of an array each device has, or ``None`` where it has them all."""
+    sharding = array.sharding._to_xla_hlo_sharding(len(array.shape))
+    if not sharding.is_tiled() or sharding.subgroup_types():
+        return None
+    tiles = sharding.tile_assignment_dimensions()
+    places = np.argsort(sharding.tile_assignment_devices())
+    return np.array(np.unravel_index(places, tiles))[: len(array.shape)]
 
 
 for _platform in _choice.PLATFORMS:
