@@ -34,6 +34,11 @@ class Role(enum.IntEnum):
         first, second = (role for role in Role if role != self)
         return first, second
 
+    @property
+    def images(self) -> int:
+        """Which operand the filters' window moves over: images, or their gradient's source."""
+        return 1 if self == Role.INPUT_GRADIENT else 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:

@@ -102,12 +102,24 @@ def _abstract_eval(
     if implementation is not None:
         # Says while tracing why it cannot.
         _choose(role, convolution, shapes, "any", implementation)
+    result = (*sizes, *convolution.shape(role, *shapes))
+    signature = _sharding.Signature(role, convolution, stacks, (lhs.shape, rhs.shape, result))
     return lhs.update(
-        shape=(*sizes, *convolution.shape(role, *shapes)),
-        dtype=dtype,
-        weak_type=False,
-        sharding=lhs.sharding.update(spec=PartitionSpec()),
+        shape=result, dtype=dtype, weak_type=False, sharding=_result_sharding(signature, lhs, rhs)
     )
+
+
+def _result_sharding(signature: _sharding.Signature, *operands: ShapedArray) -> NamedSharding:
+    """The sharding in the type of the result, for a mesh with explicit axes."""
+    shardings = [operand.sharding for operand in operands]
+    # An array that was never placed has an empty mesh.
+    given = next((one for one in shardings if not one.mesh.empty), shardings[0])
+    if not any(any(sharding.spec) for sharding in shardings):
+        return given.update(spec=PartitionSpec())
+    specs = [sharding.spec for sharding in shardings]
+    plan = _sharding.plan(signature, specs, given.mesh.shape)
+    plan.check(specs)
+    return given.update(spec=plan.specs[-1])
 
 
 def _choose(
@@ -164,9 +176,17 @@ def _transpose_rule(position: int) -> Any:
         )
         # An operand that all members of a stack share collects the cotangents of all of them.
         shared = tuple(i for i, level in enumerate(stacks) if not level[position])
-        return jnp.sum(result, shared) if shared else result
+        return _shard_as(linear.aval, jnp.sum(result, shared) if shared else result)
 
     return rule
+
+
+def _shard_as(aval: ShapedArray, cotangent: jax.Array) -> jax.Array:
+    """Gives a cotangent the explicit sharding of its primal, from which it may have strayed."""
+    spec = aval.sharding.spec
+    if tuple(jax.typeof(cotangent).sharding.spec) == tuple(spec):
+        return cotangent
+    return jax.sharding.reshard(cotangent, spec)
 
 
 ad.defbilinear(primitive, _transpose_rule(0), _transpose_rule(1))
@@ -180,28 +200,13 @@ def _batch(
     stacks: Stacks,
     **parameters: Any,
 ) -> tuple[jax.Array, int]:
-    """A mapped axis joins the batch where nothing but images has it, else it is stacked."""
-    filters_mapped = (
-        role == Role.FILTER_GRADIENT or dims[role.operands.index(Role.FILTER_GRADIENT)] is not None
+    """Stacks a mapped axis; an axis of its own may be sharded on its own."""
+    lhs, rhs = (
+        operand if dim is None else jnp.moveaxis(operand, dim, 0)
+        for operand, dim in zip(operands, dims, strict=True)
     )
-    if filters_mapped:
-        lhs, rhs = (
-            operand if dim is None else jnp.moveaxis(operand, dim, 0)
-            for operand, dim in zip(operands, dims, strict=True)
-        )
-        level = (dims[0] is not None, dims[1] is not None)
-        return bind(role, lhs, rhs, stacks=(level, *stacks), **parameters), 0
-    images = 0 if dims[0] is not None else 1
-    axis = sum(level[images] for level in stacks)
-    moved = jnp.moveaxis(operands[images], dims[images] or 0, axis)
-    shape = moved.shape
-    joined = moved.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
-    lhs, rhs = (joined, operands[1]) if images == 0 else (operands[0], joined)
-    result = bind(role, lhs, rhs, stacks=stacks, **parameters)
-    out = len(stacks)
-    return result.reshape(
-        *result.shape[:out], shape[axis], shape[axis + 1], *result.shape[out + 1 :]
-    ), out
+    level = (dims[0] is not None, dims[1] is not None)
+    return bind(role, lhs, rhs, stacks=(level, *stacks), **parameters), 0
 
 
 batching.primitive_batchers[primitive] = _batch
@@ -226,15 +231,49 @@ def _compute(
     choice = _choose(role, convolution, shapes, platform, implementation)
     if role != Role.FORWARD:
         convolution = dataclasses.replace(convolution, preferred_element_type=None)
-    compute = functools.partial(choice.function(role), convolution=convolution)
+    compute: Callable[..., jax.Array] = functools.partial(
+        choice.function(role), convolution=convolution
+    )
     # With preferred_element_type a cotangent may be wider than what it meets.
     common = lhs.dtype if lhs.dtype == rhs.dtype else accumulator(lhs, rhs)
-    for level in reversed(stacks):
-        if all(level) and choice.loops_over_stacks:
+    images = role.images
+    for depth, level in reversed([*enumerate(stacks)]):
+        if level[images] and not level[1 - images] and role != Role.FILTER_GRADIENT:
+            inner = stacks[depth + 1 :]
+            compute = _joined(compute, images, sum(one[images] for one in inner), len(inner))
+        elif all(level) and choice.loops_over_stacks:
             compute = functools.partial(_loop, compute)
         else:
             compute = jax.vmap(compute, in_axes=tuple(0 if stacked else None for stacked in level))
     return compute(lhs.astype(common), rhs.astype(common)).astype(dtype)
+
+
+def _joined(
+    compute: Callable[..., jax.Array], images: int, axis: int, out: int
+) -> Callable[..., jax.Array]:
+    """Lets a leading axis that only images have join the batch.
+
+    Args:
+        compute: takes the operands without it.
+        images: which operand has it.
+        axis: where the batch is in that operand, without it.
+        out: where the batch is in the result, without it.
+    """
+
+    def joined(*operands: jax.Array) -> jax.Array:
+        moved = jnp.moveaxis(operands[images], 0, axis)
+        before, pair, after = (
+            moved.shape[:axis],
+            moved.shape[axis : axis + 2],
+            moved.shape[axis + 2 :],
+        )
+        arguments = list(operands)
+        arguments[images] = moved.reshape(*before, pair[0] * pair[1], *after)
+        result = compute(*arguments)
+        split = result.reshape(*result.shape[:out], *pair, *result.shape[out + 1 :])
+        return jnp.moveaxis(split, out, 0)
+
+    return joined
 
 
 def _loop(compute: Callable[..., jax.Array], lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -259,29 +298,33 @@ def _lowering(platform: str) -> Any:
         context = dataclasses.replace(
             module.axis_context, device_assignment=(jax.local_devices()[0],) * devices
         )
-        rule = mlir.lower_fun(_partitioned(compute, **parameters), multiple_results=False)
+        rule = mlir.lower_fun(_partitioned(compute, devices, **parameters), multiple_results=False)
         return rule(ctx.replace(module_context=module.replace(axis_context=context)), *operands)
 
     return lower
 
 
-def _partitioned(compute: Callable[..., jax.Array], **parameters: Any) -> custom_partitioning:
-    """Computes on every device the shard of the result that a plan gives it."""
+def _partitioned(
+    compute: Callable[..., jax.Array], devices: int, **parameters: Any
+) -> custom_partitioning:
+    """Computes on each of the devices the shard of the result that a plan gives it."""
+    role, dtype = parameters["role"], parameters["dtype"]
 
     def whole(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         return compute(lhs, rhs, **parameters)
 
-    role, dtype = parameters["role"], parameters["dtype"]
-
-    def signature(*shapes: tuple[int, ...]) -> _sharding.Signature:
-        return _sharding.Signature(role, parameters["convolution"], parameters["stacks"], shapes)
+    def signature(*shapes: Sequence[int]) -> _sharding.Signature:
+        sizes = tuple(map(tuple, shapes))
+        return _sharding.Signature(role, parameters["convolution"], parameters["stacks"], sizes)
 
     def plan(*arrays: Any) -> tuple[_sharding.Plan, list[NamedSharding]]:
-        shapes = [array.shape for array in arrays]
-        devices = arrays[0].sharding.num_devices
         mesh, specs = _sharding.common_mesh([_tiling(array) for array in arrays], devices)
-        plan = _sharding.plan(signature(*shapes), specs, mesh.shape)
+        plan = _sharding.plan(signature(*(array.shape for array in arrays)), specs, mesh.shape)
         return plan, [NamedSharding(mesh, spec) for spec in plan.specs]
+
+    def infer(mesh: Any, operands: Any, result: Any) -> NamedSharding:
+        del mesh
+        return plan(*operands, result)[1][-1]
 
     def partition(mesh: Any, operands: Any, result: Any) -> Any:
         del mesh
@@ -297,23 +340,23 @@ def _partitioned(compute: Callable[..., jax.Array], **parameters: Any) -> custom
 
     def rule(mesh: Any, operands: Any, results: Any) -> Any:
         del mesh
-        return _sharding.sharding_rule(
-            signature(*(tuple(value.shape) for value in (*operands, *results)))
-        )
+        return _sharding.sharding_rule(signature(*(a.shape for a in (*operands, *results))))
 
     call = custom_partitioning(whole)
-    call.def_partition(partition, decode_shardings=False, sharding_rule=rule)
+    call.def_partition(partition, infer, decode_shardings=False, sharding_rule=rule)
     return call
 
 
 def _tiling(array: Any) -> np.ndarray | None:
-    """Which tile along each axis of an array each device has, or ``None`` where it has them all."""
+    """Which tile along each axis of an array each device has; ``None`` where all have all of it."""
+    if getattr(array, "sharding", None) is None:
+        return None
     sharding = array.sharding._to_xla_hlo_sharding(len(array.shape))
     if not sharding.is_tiled() or sharding.subgroup_types():
         return None
-    tiles = sharding.tile_assignment_dimensions()
     places = np.argsort(sharding.tile_assignment_devices())
-    return np.array(np.unravel_index(places, tiles))[: len(array.shape)]
+    tiles = np.unravel_index(places, sharding.tile_assignment_dimensions())
+    return np.array(tiles[: len(array.shape)])
 
 
 for _platform in _choice.PLATFORMS:

@@ -158,7 +158,7 @@ class Plan:
             rhs: the second operand's shard.
         """
         role, convolution = self.signature.role, self.signature.convolution
-        images = 1 if role == Role.INPUT_GRADIENT else 0
+        images = role.images
         operands = [lhs, rhs]
         image, padding = list(convolution.image), list(convolution.padding)
         for i in range(len(image)):
@@ -201,8 +201,32 @@ class Plan:
             pieces.append(jax.lax.ppermute(first, self.splits[name], back))
         return jnp.concatenate(pieces, axis) if len(pieces) > 1 else array
 
+    def check(self, specs: Sequence[PartitionSpec]) -> None:
+        """Raises ``ValueError`` unless both operands can stay sharded as they are."""
+        signature = self.signature
+        for role, shape, spec, kept in zip(
+            signature.roles, signature.shapes, specs, self.specs, strict=False
+        ):
+            asked, possible = map(_axes, spec), map(_axes, kept)
+            partial = spec.unreduced or spec.reduced
+            if partial or any(a and a != b for a, b in zip(asked, possible, strict=False)):
+                name, axes = _OPERANDS[role]
+                raise ValueError(
+                    f"the sharding of {name} must split batch, spatial axes and groups into equal "
+                    f"parts, filters by groups only, and agree with the other operand; got {spec} "
+                    f"for shape {shape} {axes} on mesh {dict(self.sizes)}; "
+                    f"use jax.sharding.reshard, for example to {kept}"
+                )
 
-def plan(signature: Signature, specs: Sequence[Sequence[Any]], sizes: Mapping[str, int]) -> Plan:
+
+_OPERANDS = {
+    Role.INPUT_GRADIENT: ("x", "(batch, *spatial, groups * channels)"),
+    Role.FILTER_GRADIENT: ("the filters", "(*filter size, channels, groups * filters)"),
+    Role.FORWARD: ("the output's cotangent", "(batch, *spatial, groups * filters)"),
+}
+
+
+def plan(signature: Signature, specs: Sequence[PartitionSpec], sizes: Mapping[str, int]) -> Plan:
     """Splits as far as it can what the arrays' shardings split.
 
     Images come before filters, which are smaller and the better ones to gather where both ask for
