@@ -23,7 +23,7 @@ import numpy as np
 from jax.core import ShapedArray
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from grouped_conv_jax import _choice, _sharding
@@ -282,26 +282,48 @@ def _loop(compute: Callable[..., jax.Array], lhs: jax.Array, rhs: jax.Array) -> 
 
 def _lowering(platform: str) -> Any:
     compute = functools.partial(_compute, platform=platform)
-    plain = mlir.lower_fun(compute, multiple_results=False)
 
     def lower(ctx: Any, *operands: Any, **parameters: Any) -> Any:
-        # Implementations need not know over which axes of a mesh their operands vary.
-        avals = [ShapedArray(aval.shape, aval.dtype) for aval in ctx.avals_in]
-        ctx = ctx.replace(avals_in=avals)
         module = ctx.module_context
         # Elsewhere the operands are whole, or shards already.
         devices = getattr(module.axis_context, "num_devices", 1)
         # An exported program cannot call back into this process when it is partitioned.
         if devices == 1 or module.lowering_parameters.for_export:
-            return plain(ctx, *operands, **parameters)
+            return _lower_plainly(functools.partial(compute, **parameters), ctx, *operands)
         # Only their number matters: what is lowered here may run on any devices.
         context = dataclasses.replace(
             module.axis_context, device_assignment=(jax.local_devices()[0],) * devices
         )
-        rule = mlir.lower_fun(_partitioned(compute, devices, **parameters), multiple_results=False)
-        return rule(ctx.replace(module_context=module.replace(axis_context=context)), *operands)
+        ctx = ctx.replace(module_context=module.replace(axis_context=context))
+        return _lower_plainly(_partitioned(compute, devices, **parameters), ctx, *operands)
 
     return lower
+
+
+def _lower_plainly(compute: Callable[..., jax.Array], ctx: Any, *operands: Any) -> Any:
+    """Lowers what need not know of any mesh: neither explicit axes nor those of ``shard_map``."""
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+        plain = [ShapedArray(aval.shape, aval.dtype) for aval in ctx.avals_in]
+        rule = mlir.lower_fun(compute, multiple_results=False)
+        return rule(ctx.replace(avals_in=plain), *operands)
+
+
+# Within a shard, axes that are explicit in the program around it mean nothing.
+_shard = jax.extend.core.Primitive("grouped_convolution_shard")
+
+
+@_shard.def_abstract_eval
+def _abstract_shard(*operands: ShapedArray, compute: Any, shape: Any, dtype: Any) -> ShapedArray:
+    del operands, compute
+    return ShapedArray(shape, dtype)
+
+
+def _lower_shard(ctx: Any, *operands: Any, compute: Any, shape: Any, dtype: Any) -> Any:
+    del shape, dtype
+    return _lower_plainly(compute, ctx, *operands)
+
+
+mlir.register_lowering(_shard, _lower_shard)
 
 
 def _partitioned(
@@ -330,12 +352,13 @@ def _partitioned(
         del mesh
         split, (*operand_shardings, sharding) = plan(*operands, result)
 
-        def shard(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        def local(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
             # Sums over devices, like all sums, are accumulated in at least 32 bits.
             wide = accumulator(lhs, rhs) if split.summed else dtype
-            local = functools.partial(compute, **(parameters | {"dtype": wide}))
-            return split.compute(local, lhs, rhs).astype(dtype)
+            shard = functools.partial(compute, **(parameters | {"dtype": wide}))
+            return split.compute(shard, lhs, rhs).astype(dtype)
 
+        shard = functools.partial(_shard.bind, compute=local, shape=split.shard, dtype=dtype)
         return sharding.mesh, shard, sharding, tuple(operand_shardings)
 
     def rule(mesh: Any, operands: Any, results: Any) -> Any:

@@ -147,6 +147,14 @@ class Plan:
         """The number of parts."""
         return math.prod(self.sizes[axis] for axis in self.splits.get(name, ()))
 
+    @property
+    def shard(self) -> tuple[int, ...]:
+        """The shape of a shard of the result."""
+        shape, names = self.signature.shapes[-1], self.signature.names[-1]
+        return tuple(
+            size // self.parts(name or "") for size, name in zip(shape, names, strict=True)
+        )
+
     def compute(
         self, compute: Callable[..., jax.Array], lhs: jax.Array, rhs: jax.Array
     ) -> jax.Array:
