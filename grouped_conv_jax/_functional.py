@@ -190,7 +190,8 @@ def _check_filter_fits(
 
 def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds ``bias`` ``(1, 1, F, G)`` to ``y`` ``(..., G*F)``."""
-    vector = bias.transpose(0, 1, 3, 2).reshape((1,) * (y.ndim - 1) + (-1,))
+    # Step by step, since a reshape in one has no sharding rule where the groups are sharded.
+    vector = jnp.expand_dims(bias[0, 0].T.reshape(-1), range(y.ndim - 1))
     # In 16 bits the bias's cotangent, a sum over all pixels, would be accumulated in 16 bits.
     wide = jnp.float32 if y.dtype.itemsize == 2 else y.dtype
     return (y.astype(wide) + vector.astype(wide)).astype(y.dtype)
