@@ -63,7 +63,8 @@ def grouped_conv2d(
 
     Raises:
         TypeError: an argument is of the wrong kind, for example integers in ``x``.
-        ValueError: an argument has a wrong value, or the shapes do not fit each other.
+        ValueError: an argument has a wrong value, the shapes do not fit each other, or, on a mesh
+            with explicit axes, an argument is sharded in a way that the result cannot have.
 
     Example:
         Two groups of two channels, three filters each:
@@ -170,6 +171,18 @@ def _check_shapes(layout: Layout, x: jax.Array, weights: jax.Array, bias: jax.Ar
         )
     if bias is not None:
         _checks.shape_is("bias", bias, (1, 1, filters, groups), "(1, 1, filters, groups)")
+        _check_sharding("bias", bias)
+    _check_sharding("weights", weights)
+
+
+def _check_sharding(name: str, learnable: jax.Array) -> None:
+    """Where shardings are part of the type, learnables are split by groups or not at all."""
+    spec = jax.typeof(learnable).sharding.spec
+    if any(spec[: learnable.ndim - 1]):
+        raise ValueError(
+            f"{name} of shape {learnable.shape} must not be sharded but over its last axis, the "
+            f"groups, got {spec}; use jax.sharding.reshard"
+        )
 
 
 def _check_filter_fits(

@@ -389,6 +389,15 @@ class TestExplicitTypes:
         with pytest.raises(ValueError, match=message):
             self.types(x, filters)
 
+    @pytest.mark.parametrize("name", ["weights", "bias"])
+    def test_learnables_that_are_not_split_by_groups_are_named(self, name):
+        learnables = {"weights": jnp.ones((3, 3, 1, 4, 2)), "bias": jnp.ones((1, 1, 4, 2))}
+        spec = P(*[None] * (learnables[name].ndim - 2), "model")
+        learnables[name] = jax.device_put(learnables[name], spec)
+        message = rf"{name} of shape .*, got P\(None.*, 'model', None\); use jax.sharding.reshard"
+        with pytest.raises(ValueError, match=message):
+            grouped_conv2d(jnp.ones((2, 8, 8, 2)), **learnables)
+
     def test_channels_are_not_cut_within_a_group(self):
         x = jax.device_put(jnp.ones((2, 8, 8, 8)), P(None, None, None, "model"))
         weights = jnp.ones((3, 3, 4, 1, 2))
