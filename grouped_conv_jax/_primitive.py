@@ -4,11 +4,18 @@ A primitive of our own keeps every transformation on the fast path: each derivat
 primitive in another role, batching is written once, and the implementation is chosen when the
 program is lowered, for the platform it is lowered for.
 
+Over several devices each computes the shard that :mod:`grouped_conv_jax._sharding` plans for it,
+wherever the compiler partitions: with automatic and with explicit axes of a mesh. Where nothing is
+partitioned any more, or cannot be by this process, the primitive is lowered as on one device:
+under ``shard_map``, and in exported programs.
+
 This is the one module that uses JAX below its documented interface: ``jax.extend.core.Primitive``
 and the registration functions of ``jax.interpreters`` (``ad.defbilinear``,
-``batching.primitive_batchers``, ``mlir.register_lowering`` and ``mlir.lower_fun``) and the type of
-an array under ``shard_map`` (``manual_axis_type``). Tried with JAX 0.10.2 and 0.12.0;
-``tests/test_primitive.py`` fails loudly when one of them changes.
+``batching.primitive_batchers``, ``mlir.register_lowering`` and ``mlir.lower_fun``), what a lowering
+rule is told of the program (``axis_context``, ``lowering_parameters``), the type of an array on a
+mesh (``manual_axis_type``, ``sharding``) and the compiler's form of a sharding
+(``_to_xla_hlo_sharding``). Tried with JAX 0.10.2 and 0.12.0; ``tests/test_primitive.py`` fails
+loudly when one of them changes.
 """
 
 import dataclasses
