@@ -36,7 +36,7 @@ class Role(enum.IntEnum):
 
     @property
     def images(self) -> int:
-        """Which operand the filters' window moves over: images, or their gradient's source."""
+        """Which operand is not the filters, and ``x`` where neither is."""
         return 1 if self == Role.INPUT_GRADIENT else 0
 
 

@@ -33,7 +33,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from grouped_conv_jax import _choice, _sharding
+from grouped_conv_jax import _choice, _execution, _partitioner, _sharding
 from grouped_conv_jax._convolution import Convolution, Role, Stacks, accumulator
 
 primitive = jax.extend.core.Primitive("grouped_convolution")
@@ -105,10 +105,10 @@ def _abstract_eval(
     implementation: str | None,
     stacks: Stacks,
 ) -> ShapedArray:
-    sizes, shapes = _unstack(stacks, lhs.shape, rhs.shape)
+    sizes, shapes = _execution.unstack(stacks, lhs.shape, rhs.shape)
     if implementation is not None:
         # Says while tracing why it cannot.
-        _choose(role, convolution, shapes, "any", implementation)
+        _execution.choose(role, convolution, shapes, "any", implementation)
     result = (*sizes, *convolution.shape(role, *shapes))
     signature = _sharding.Signature(role, convolution, stacks, (lhs.shape, rhs.shape, result))
     return lhs.update(
@@ -127,34 +127,6 @@ def _result_sharding(signature: _sharding.Signature, *operands: ShapedArray) -> 
     plan = _sharding.plan(signature, specs, given.mesh.shape)
     plan.check(specs)
     return given.update(spec=plan.specs[-1])
-
-
-def _choose(
-    role: Role,
-    convolution: Convolution,
-    shapes: Sequence[tuple[int, ...]],
-    platform: str,
-    implementation: str | None,
-) -> _choice.Choice:
-    """The choice for operands of the given shapes, without their stacked axes."""
-    operands = dict(zip(role.operands, shapes, strict=True))
-    operands[role] = convolution.shape(role, *shapes)
-    channels, outputs = operands[Role.FILTER_GRADIENT][-2:]
-    filters = outputs // convolution.groups
-    return _choice.choose(role, convolution, channels, filters, platform, implementation)
-
-
-def _unstack(stacks: Stacks, *shapes: tuple[int, ...]) -> tuple[list[int], list[tuple[int, ...]]]:
-    """The sizes of the stacked axes, and the operands' shapes without them."""
-    rest = list(shapes)
-    sizes: list[int] = []
-    for level in stacks:
-        for i, stacked in enumerate(level):
-            if stacked:
-                size, *tail = rest[i]
-                rest[i] = tuple(tail)
-        sizes.append(size)
-    return sizes, rest
 
 
 def _transpose_rule(position: int) -> Any:
@@ -219,76 +191,8 @@ def _batch(
 batching.primitive_batchers[primitive] = _batch
 
 
-def _compute(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    *,
-    role: Role,
-    convolution: Convolution,
-    dtype: Any,
-    implementation: str | None,
-    stacks: Stacks,
-    platform: str,
-) -> jax.Array:
-    """Runs the implementation chosen for ``platform``, in plain JAX."""
-    sizes, shapes = _unstack(stacks, lhs.shape, rhs.shape)
-    result = (*sizes, *convolution.shape(role, *shapes))
-    if 0 in (*lhs.shape, *rhs.shape, *result):
-        return jnp.zeros(result, dtype)
-    choice = _choose(role, convolution, shapes, platform, implementation)
-    if role != Role.FORWARD:
-        convolution = dataclasses.replace(convolution, preferred_element_type=None)
-    compute: Callable[..., jax.Array] = functools.partial(
-        choice.function(role), convolution=convolution
-    )
-    # With preferred_element_type a cotangent may be wider than what it meets.
-    common = lhs.dtype if lhs.dtype == rhs.dtype else accumulator(lhs, rhs)
-    images = role.images
-    for depth, level in reversed([*enumerate(stacks)]):
-        if level[images] and not level[1 - images] and role != Role.FILTER_GRADIENT:
-            inner = stacks[depth + 1 :]
-            compute = _joined(compute, images, sum(one[images] for one in inner), len(inner))
-        elif all(level) and choice.loops_over_stacks:
-            compute = functools.partial(_loop, compute)
-        else:
-            compute = jax.vmap(compute, in_axes=tuple(0 if stacked else None for stacked in level))
-    return compute(lhs.astype(common), rhs.astype(common)).astype(dtype)
-
-
-def _joined(
-    compute: Callable[..., jax.Array], images: int, axis: int, out: int
-) -> Callable[..., jax.Array]:
-    """Lets a leading axis that only images have join the batch.
-
-    Args:
-        compute: takes the operands without it.
-        images: which operand has it.
-        axis: where the batch is in that operand, without it.
-        out: where the batch is in the result, without it.
-    """
-
-    def joined(*operands: jax.Array) -> jax.Array:
-        moved = jnp.moveaxis(operands[images], 0, axis)
-        before, pair, after = (
-            moved.shape[:axis],
-            moved.shape[axis : axis + 2],
-            moved.shape[axis + 2 :],
-        )
-        arguments = list(operands)
-        arguments[images] = moved.reshape(*before, pair[0] * pair[1], *after)
-        result = compute(*arguments)
-        split = result.reshape(*result.shape[:out], *pair, *result.shape[out + 1 :])
-        return jnp.moveaxis(split, out, 0)
-
-    return joined
-
-
-def _loop(compute: Callable[..., jax.Array], lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    return jax.lax.map(lambda operands: compute(*operands), (lhs, rhs))
-
-
 def _lowering(platform: str) -> Any:
-    compute = functools.partial(_compute, platform=platform)
+    compute = functools.partial(_execution.compute, platform=platform)
 
     def lower(ctx: Any, *operands: Any, **parameters: Any) -> Any:
         module = ctx.module_context
@@ -347,7 +251,7 @@ def _partitioned(
         return _sharding.Signature(role, parameters["convolution"], parameters["stacks"], sizes)
 
     def plan(*arrays: Any) -> tuple[_sharding.Plan, list[NamedSharding]]:
-        mesh, specs = _sharding.common_mesh([_tiling(array) for array in arrays], devices)
+        mesh, specs = _partitioner.common_mesh([_tiling(array) for array in arrays], devices)
         plan = _sharding.plan(signature(*(array.shape for array in arrays)), specs, mesh.shape)
         return plan, [NamedSharding(mesh, spec) for spec in plan.specs]
 
@@ -370,7 +274,7 @@ def _partitioned(
 
     def rule(mesh: Any, operands: Any, results: Any) -> Any:
         del mesh
-        return _sharding.sharding_rule(signature(*(a.shape for a in (*operands, *results))))
+        return _partitioner.sharding_rule(signature(*(a.shape for a in (*operands, *results))))
 
     call = custom_partitioning(whole)
     call.def_partition(partition, infer, decode_shardings=False, sharding_rule=rule)

@@ -10,13 +10,12 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from grouped_conv_jax._convolution import Convolution, Role, Stacks
 
@@ -270,111 +269,3 @@ def _axes(entry: Any) -> tuple[str, ...]:
     if entry is None or entry is PartitionSpec.UNCONSTRAINED:
         return ()
     return (entry,) if isinstance(entry, str) else tuple(entry)
-
-
-def sharding_rule(signature: Signature) -> tuple[str, dict[str, Any]]:
-    """The rule by which Shardy propagates shardings, and its arguments.
-
-    An axis is one factor or a product of two: channels are groups times what is in one of them,
-    and the rows of ``x`` are those of ``y`` times the stride where shards can be alike.
-    """
-    convolution = signature.convolution
-    shapes = dict(zip(signature.roles, signature.shapes, strict=True))
-    *_, channels, outputs = shapes[Role.FILTER_GRADIENT]
-    sizes = {
-        "groups": convolution.groups,
-        "channels": channels,
-        "filters": outputs // convolution.groups,
-    }
-    alike = set()
-    for i, stride in enumerate(convolution.strides):
-        sizes[f"step{i}"] = stride
-        if convolution.outputs[i] * stride == convolution.image[i]:
-            alike.add(f"space{i}")
-
-    def factors(role: Role, axis: int, name: str | None) -> list[str]:
-        if name == "groups":
-            minor = "channels" if role == Role.INPUT_GRADIENT else "filters"
-            return [name, minor][: 1 + (sizes[minor] > 1)]
-        if name is None:
-            return ["channels" if axis == -2 else f"tap{-axis}"]
-        if role == Role.INPUT_GRADIENT and name.startswith("space"):
-            if name not in alike:
-                return [f"image{name[5:]}"]
-            step = f"step{name[5:]}"
-            return [name, step][: 1 + (sizes[step] > 1)]
-        return [name]
-
-    mappings = [
-        [factors(role, i - len(names), name) for i, name in enumerate(names)]
-        for role, names in zip(signature.roles, signature.names, strict=True)
-    ]
-    axes = list(itertools.chain.from_iterable(mappings))
-    # Shardy wants them in the order in which they come.
-    order = dict.fromkeys(itertools.chain.from_iterable(axes))
-    whole = {axis[0] for axis in axes if len(axis) == 1}
-    split = alike | {"groups", "batch"}
-    kept = [one for one in order if one not in split and not one.startswith("stack")]
-    written = [
-        " ".join(axis[0] if len(axis) == 1 else f"({' '.join(axis)})" for axis in mapping)
-        for mapping in mappings
-    ]
-    return f"{written[0]}, {written[1]} -> {written[2]}", {
-        "need_replication_factors": tuple(kept),
-        **{one: sizes[one] for one in order if one not in whole},
-    }
-
-
-def common_mesh(
-    tilings: Sequence[np.ndarray | None], devices: int
-) -> tuple[AbstractMesh, list[PartitionSpec]]:
-    """A mesh over which all arrays are partitioned, and how.
-
-    The compiler tells which device has which tile of an array, but not the mesh behind it. Every
-    mesh is one of prime sizes in which axes are joined.
-
-    Args:
-        tilings: for each array, which tile along each of its axes each device has,
-            ``(axes, devices)``; ``None`` for an array that is not tiled.
-        devices: their number.
-    """
-    best: tuple[int, AbstractMesh, list[PartitionSpec]] | None = None
-    for sizes in sorted(set(itertools.permutations(_prime_factors(devices)))):
-        names = tuple(f"mesh{i}" for i in range(len(sizes)))
-        digits = np.array(np.unravel_index(np.arange(devices), sizes)).reshape(-1, devices)
-        found = [None if tiling is None else _partition(tiling, digits) for tiling in tilings]
-        missing = sum(
-            tiling is not None and one is None for tiling, one in zip(tilings, found, strict=True)
-        )
-        specs = [
-            PartitionSpec(*(tuple(names[i] for i in axes) or None for axes in one or ()))
-            for one in found
-        ]
-        if best is None or missing < best[0]:
-            best = missing, AbstractMesh(sizes, names), specs
-    assert best is not None
-    return best[1:]
-
-
-def _partition(tiling: np.ndarray, digits: np.ndarray) -> list[tuple[int, ...]] | None:
-    """For each axis of an array, which digits of a device's number make up its tile's."""
-    partition = []
-    for tiles in tiling:
-        steps = [
-            int(tiles[(digit == 1) & (digits.sum(0) == 1)][0]) if digit.any() else 0
-            for digit in digits
-        ]
-        if not np.array_equal(np.asarray(steps, int) @ digits, tiles):
-            return None
-        used = [i for i, step in enumerate(steps) if step]
-        partition.append(tuple(sorted(used, key=lambda i: -steps[i])))
-    return partition
-
-
-def _prime_factors(number: int) -> Iterator[int]:
-    factor = 2
-    while number > 1:
-        while number % factor == 0:
-            yield factor
-            number //= factor
-        factor += 1
