@@ -39,6 +39,13 @@ def collectives(compiled):
     return {kind: found.count(kind) for kind in found}
 
 
+def test_a_gather_would_be_seen():
+    mesh = make_mesh(AxisType.Auto)
+    x = jax.device_put(jnp.ones((8, 8)), NamedSharding(mesh, P(BOTH)))
+    gather = jax.jit(lambda x: 2 * x, out_shardings=NamedSharding(mesh, P()))
+    assert collectives(gather.lower(x).compile()) == {"all-gather": 1}
+
+
 def convolve(x, filters, convolution):
     """The forward pass through the public function, in canonical order."""
     digits = "".join(map(str, range(len(convolution.image))))
