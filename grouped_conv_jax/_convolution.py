@@ -11,11 +11,14 @@ Everything below the public functions works on one canonical order of axes, grou
 
 import dataclasses
 import enum
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+
+Stacks: TypeAlias = tuple[tuple[bool, bool], ...]
+"""Leading axes that ``vmap`` added, outermost first: whether each operand has each."""
 
 
 class Role(enum.IntEnum):
@@ -30,6 +33,11 @@ class Role(enum.IntEnum):
         """The roles whose results are this role's operands, in order."""
         first, second = (role for role in Role if role != self)
         return first, second
+
+    @property
+    def images(self) -> int:
+        """Which operand is not the filters, and ``x`` where neither is."""
+        return 1 if self == Role.INPUT_GRADIENT else 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,8 +82,9 @@ def conv_general_dilated(
     if feature_group_count == 1 or batch_group_count != 1 or not _is_plain(lhs, rhs, lhs_dilation):
         return lax.conv_general_dilated(lhs, rhs, **arguments)
 
-    # The checks are lax's own, and so are their messages.
-    result = jax.eval_shape(lambda a, b: lax.conv_general_dilated(a, b, **arguments), lhs, rhs)
+    # The checks are lax's own, and so are their messages; but more may be sharded here than there.
+    whole = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (lhs, rhs)]
+    result = jax.eval_shape(lambda a, b: lax.conv_general_dilated(a, b, **arguments), *whole)
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     x = jnp.transpose(lhs, _batch_first_channels_last(numbers.lhs_spec))
     filters = jnp.transpose(rhs, [*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]])

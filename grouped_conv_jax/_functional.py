@@ -63,7 +63,8 @@ def grouped_conv2d(
 
     Raises:
         TypeError: an argument is of the wrong kind, for example integers in ``x``.
-        ValueError: an argument has a wrong value, or the shapes do not fit each other.
+        ValueError: an argument has a wrong value, the shapes do not fit each other, or, on a mesh
+            with explicit axes, an argument is sharded in a way that the result cannot have.
 
     Example:
         Two groups of two channels, three filters each:
@@ -170,6 +171,18 @@ def _check_shapes(layout: Layout, x: jax.Array, weights: jax.Array, bias: jax.Ar
         )
     if bias is not None:
         _checks.shape_is("bias", bias, (1, 1, filters, groups), "(1, 1, filters, groups)")
+        _check_sharding("bias", bias)
+    _check_sharding("weights", weights)
+
+
+def _check_sharding(name: str, learnable: jax.Array) -> None:
+    """Where shardings are part of the type, learnables are split by groups or not at all."""
+    spec = jax.typeof(learnable).sharding.spec
+    if any(spec[: learnable.ndim - 1]):
+        raise ValueError(
+            f"{name} of shape {learnable.shape} must not be sharded but over its last axis, the "
+            f"groups, got {spec}; use jax.sharding.reshard"
+        )
 
 
 def _check_filter_fits(
@@ -190,7 +203,8 @@ def _check_filter_fits(
 
 def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds ``bias`` ``(1, 1, F, G)`` to ``y`` ``(..., G*F)``."""
-    vector = bias.transpose(0, 1, 3, 2).reshape((1,) * (y.ndim - 1) + (-1,))
+    # Step by step, since a reshape in one has no sharding rule where the groups are sharded.
+    vector = jnp.expand_dims(bias[0, 0].T.reshape(-1), range(y.ndim - 1))
     # In 16 bits the bias's cotangent, a sum over all pixels, would be accumulated in 16 bits.
     wide = jnp.float32 if y.dtype.itemsize == 2 else y.dtype
     return (y.astype(wide) + vector.astype(wide)).astype(y.dtype)

@@ -4,31 +4,37 @@ A primitive of our own keeps every transformation on the fast path: each derivat
 primitive in another role, batching is written once, and the implementation is chosen when the
 program is lowered, for the platform it is lowered for.
 
+Over several devices each computes the shard that :mod:`grouped_conv_jax._sharding` plans for it,
+wherever the compiler partitions: with automatic and with explicit axes of a mesh. Where nothing is
+partitioned any more, or cannot be by this process, the primitive is lowered as on one device:
+under ``shard_map``, and in exported programs.
+
 This is the one module that uses JAX below its documented interface: ``jax.extend.core.Primitive``
 and the registration functions of ``jax.interpreters`` (``ad.defbilinear``,
-``batching.primitive_batchers``, ``mlir.register_lowering`` and ``mlir.lower_fun``) and the type of
-an array under ``shard_map`` (``manual_axis_type``). Tried with JAX 0.10.2 and 0.12.0;
-``tests/test_primitive.py`` fails loudly when one of them changes.
+``batching.primitive_batchers``, ``mlir.register_lowering`` and ``mlir.lower_fun``), what a lowering
+rule is told of the program (``axis_context``, ``lowering_parameters``), the type of an array on a
+mesh (``manual_axis_type``, ``sharding``) and the compiler's form of a sharding
+(``_to_xla_hlo_sharding``). Tried with JAX 0.10.2 and 0.12.0; ``tests/test_primitive.py`` fails
+loudly when one of them changes.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.extend.core
 import jax.numpy as jnp
+import numpy as np
 from jax.core import ShapedArray
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from grouped_conv_jax import _choice
-from grouped_conv_jax._convolution import Convolution, Role, accumulator
-
-Stacks: TypeAlias = tuple[tuple[bool, bool], ...]
-"""Leading axes that ``vmap`` added, outermost first: whether each operand has each."""
+from grouped_conv_jax import _choice, _execution, _partitioner, _sharding
+from grouped_conv_jax._convolution import Convolution, Role, Stacks, accumulator
 
 primitive = jax.extend.core.Primitive("grouped_convolution")
 
@@ -99,44 +105,28 @@ def _abstract_eval(
     implementation: str | None,
     stacks: Stacks,
 ) -> ShapedArray:
-    sizes, shapes = _unstack(stacks, lhs.shape, rhs.shape)
+    sizes, shapes = _execution.unstack(stacks, lhs.shape, rhs.shape)
     if implementation is not None:
         # Says while tracing why it cannot.
-        _choose(role, convolution, shapes, "any", implementation)
+        _execution.choose(role, convolution, shapes, "any", implementation)
+    result = (*sizes, *convolution.shape(role, *shapes))
+    signature = _sharding.Signature(role, convolution, stacks, (lhs.shape, rhs.shape, result))
     return lhs.update(
-        shape=(*sizes, *convolution.shape(role, *shapes)),
-        dtype=dtype,
-        weak_type=False,
-        sharding=lhs.sharding.update(spec=PartitionSpec()),
+        shape=result, dtype=dtype, weak_type=False, sharding=_result_sharding(signature, lhs, rhs)
     )
 
 
-def _choose(
-    role: Role,
-    convolution: Convolution,
-    shapes: Sequence[tuple[int, ...]],
-    platform: str,
-    implementation: str | None,
-) -> _choice.Choice:
-    """The choice for operands of the given shapes, without their stacked axes."""
-    operands = dict(zip(role.operands, shapes, strict=True))
-    operands[role] = convolution.shape(role, *shapes)
-    channels, outputs = operands[Role.FILTER_GRADIENT][-2:]
-    filters = outputs // convolution.groups
-    return _choice.choose(role, convolution, channels, filters, platform, implementation)
-
-
-def _unstack(stacks: Stacks, *shapes: tuple[int, ...]) -> tuple[list[int], list[tuple[int, ...]]]:
-    """The sizes of the stacked axes, and the operands' shapes without them."""
-    rest = list(shapes)
-    sizes: list[int] = []
-    for level in stacks:
-        for i, stacked in enumerate(level):
-            if stacked:
-                size, *tail = rest[i]
-                rest[i] = tuple(tail)
-        sizes.append(size)
-    return sizes, rest
+def _result_sharding(signature: _sharding.Signature, *operands: ShapedArray) -> NamedSharding:
+    """The sharding in the type of the result, for a mesh with explicit axes."""
+    shardings = [operand.sharding for operand in operands]
+    # An array that was never placed has an empty mesh.
+    given = next((one for one in shardings if not one.mesh.empty), shardings[0])
+    if not any(any(sharding.spec) for sharding in shardings):
+        return given.update(spec=PartitionSpec())
+    specs = [sharding.spec for sharding in shardings]
+    plan = _sharding.plan(signature, specs, given.mesh.shape)
+    plan.check(specs)
+    return given.update(spec=plan.specs[-1])
 
 
 def _transpose_rule(position: int) -> Any:
@@ -165,9 +155,17 @@ def _transpose_rule(position: int) -> Any:
         )
         # An operand that all members of a stack share collects the cotangents of all of them.
         shared = tuple(i for i, level in enumerate(stacks) if not level[position])
-        return jnp.sum(result, shared) if shared else result
+        return _shard_as(linear.aval, jnp.sum(result, shared) if shared else result)
 
     return rule
+
+
+def _shard_as(aval: ShapedArray, cotangent: jax.Array) -> jax.Array:
+    """Gives a cotangent the explicit sharding of its primal, from which it may have strayed."""
+    spec = aval.sharding.spec
+    if tuple(jax.typeof(cotangent).sharding.spec) == tuple(spec):
+        return cotangent
+    return jax.sharding.reshard(cotangent, spec)
 
 
 ad.defbilinear(primitive, _transpose_rule(0), _transpose_rule(1))
@@ -181,76 +179,118 @@ def _batch(
     stacks: Stacks,
     **parameters: Any,
 ) -> tuple[jax.Array, int]:
-    """A mapped axis joins the batch where nothing but images has it, else it is stacked."""
-    filters_mapped = (
-        role == Role.FILTER_GRADIENT or dims[role.operands.index(Role.FILTER_GRADIENT)] is not None
+    """Stacks a mapped axis; an axis of its own may be sharded on its own."""
+    lhs, rhs = (
+        operand if dim is None else jnp.moveaxis(operand, dim, 0)
+        for operand, dim in zip(operands, dims, strict=True)
     )
-    if filters_mapped:
-        lhs, rhs = (
-            operand if dim is None else jnp.moveaxis(operand, dim, 0)
-            for operand, dim in zip(operands, dims, strict=True)
-        )
-        level = (dims[0] is not None, dims[1] is not None)
-        return bind(role, lhs, rhs, stacks=(level, *stacks), **parameters), 0
-    images = 0 if dims[0] is not None else 1
-    axis = sum(level[images] for level in stacks)
-    moved = jnp.moveaxis(operands[images], dims[images] or 0, axis)
-    shape = moved.shape
-    joined = moved.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
-    lhs, rhs = (joined, operands[1]) if images == 0 else (operands[0], joined)
-    result = bind(role, lhs, rhs, stacks=stacks, **parameters)
-    out = len(stacks)
-    return result.reshape(
-        *result.shape[:out], shape[axis], shape[axis + 1], *result.shape[out + 1 :]
-    ), out
+    level = (dims[0] is not None, dims[1] is not None)
+    return bind(role, lhs, rhs, stacks=(level, *stacks), **parameters), 0
 
 
 batching.primitive_batchers[primitive] = _batch
 
 
-def _compute(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    *,
-    role: Role,
-    convolution: Convolution,
-    dtype: Any,
-    implementation: str | None,
-    stacks: Stacks,
-    platform: str,
-) -> jax.Array:
-    """Runs the implementation chosen for ``platform``, in plain JAX."""
-    sizes, shapes = _unstack(stacks, lhs.shape, rhs.shape)
-    result = (*sizes, *convolution.shape(role, *shapes))
-    if 0 in (*lhs.shape, *rhs.shape, *result):
-        return jnp.zeros(result, dtype)
-    choice = _choose(role, convolution, shapes, platform, implementation)
-    if role != Role.FORWARD:
-        convolution = dataclasses.replace(convolution, preferred_element_type=None)
-    compute = functools.partial(choice.function(role), convolution=convolution)
-    # With preferred_element_type a cotangent may be wider than what it meets.
-    common = lhs.dtype if lhs.dtype == rhs.dtype else accumulator(lhs, rhs)
-    for level in reversed(stacks):
-        if all(level) and choice.loops_over_stacks:
-            compute = functools.partial(_loop, compute)
-        else:
-            compute = jax.vmap(compute, in_axes=tuple(0 if stacked else None for stacked in level))
-    return compute(lhs.astype(common), rhs.astype(common)).astype(dtype)
-
-
-def _loop(compute: Callable[..., jax.Array], lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    return jax.lax.map(lambda operands: compute(*operands), (lhs, rhs))
-
-
 def _lowering(platform: str) -> Any:
-    rule = mlir.lower_fun(functools.partial(_compute, platform=platform), multiple_results=False)
+    compute = functools.partial(_execution.compute, platform=platform)
 
     def lower(ctx: Any, *operands: Any, **parameters: Any) -> Any:
-        # Implementations need not know over which axes of a mesh their operands vary.
-        plain = [ShapedArray(aval.shape, aval.dtype) for aval in ctx.avals_in]
-        return rule(ctx.replace(avals_in=plain), *operands, **parameters)
+        module = ctx.module_context
+        # Elsewhere the operands are whole, or shards already.
+        devices = getattr(module.axis_context, "num_devices", 1)
+        # An exported program cannot call back into this process when it is partitioned.
+        if devices == 1 or module.lowering_parameters.for_export:
+            return _lower_plainly(functools.partial(compute, **parameters), ctx, *operands)
+        # Only their number matters: what is lowered here may run on any devices.
+        context = dataclasses.replace(
+            module.axis_context, device_assignment=(jax.local_devices()[0],) * devices
+        )
+        ctx = ctx.replace(module_context=module.replace(axis_context=context))
+        return _lower_plainly(_partitioned(compute, devices, **parameters), ctx, *operands)
 
     return lower
+
+
+def _lower_plainly(compute: Callable[..., jax.Array], ctx: Any, *operands: Any) -> Any:
+    """Lowers what need not know of any mesh: neither explicit axes nor those of ``shard_map``."""
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+        plain = [ShapedArray(aval.shape, aval.dtype) for aval in ctx.avals_in]
+        rule = mlir.lower_fun(compute, multiple_results=False)
+        return rule(ctx.replace(avals_in=plain), *operands)
+
+
+# Within a shard, axes that are explicit in the program around it mean nothing.
+_shard = jax.extend.core.Primitive("grouped_convolution_shard")
+
+
+@_shard.def_abstract_eval
+def _abstract_shard(*operands: ShapedArray, compute: Any, shape: Any, dtype: Any) -> ShapedArray:
+    del operands, compute
+    return ShapedArray(shape, dtype)
+
+
+def _lower_shard(ctx: Any, *operands: Any, compute: Any, shape: Any, dtype: Any) -> Any:
+    del shape, dtype
+    return _lower_plainly(compute, ctx, *operands)
+
+
+mlir.register_lowering(_shard, _lower_shard)
+
+
+def _partitioned(
+    compute: Callable[..., jax.Array], devices: int, **parameters: Any
+) -> custom_partitioning:
+    """Computes on each of the devices the shard of the result that a plan gives it."""
+    role, dtype = parameters["role"], parameters["dtype"]
+
+    def whole(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        return compute(lhs, rhs, **parameters)
+
+    def signature(*shapes: Sequence[int]) -> _sharding.Signature:
+        sizes = tuple(map(tuple, shapes))
+        return _sharding.Signature(role, parameters["convolution"], parameters["stacks"], sizes)
+
+    def plan(*arrays: Any) -> tuple[_sharding.Plan, list[NamedSharding]]:
+        mesh, specs = _partitioner.common_mesh([_tiling(array) for array in arrays], devices)
+        plan = _sharding.plan(signature(*(array.shape for array in arrays)), specs, mesh.shape)
+        return plan, [NamedSharding(mesh, spec) for spec in plan.specs]
+
+    def infer(mesh: Any, operands: Any, result: Any) -> NamedSharding:
+        del mesh
+        return plan(*operands, result)[1][-1]
+
+    def partition(mesh: Any, operands: Any, result: Any) -> Any:
+        del mesh
+        split, (*operand_shardings, sharding) = plan(*operands, result)
+
+        def local(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            # Sums over devices, like all sums, are accumulated in at least 32 bits.
+            wide = accumulator(lhs, rhs) if split.summed else dtype
+            shard = functools.partial(compute, **(parameters | {"dtype": wide}))
+            return split.compute(shard, lhs, rhs).astype(dtype)
+
+        shard = functools.partial(_shard.bind, compute=local, shape=split.shard, dtype=dtype)
+        return sharding.mesh, shard, sharding, tuple(operand_shardings)
+
+    def rule(mesh: Any, operands: Any, results: Any) -> Any:
+        del mesh
+        return _partitioner.sharding_rule(signature(*(a.shape for a in (*operands, *results))))
+
+    call = custom_partitioning(whole)
+    call.def_partition(partition, infer, decode_shardings=False, sharding_rule=rule)
+    return call
+
+
+def _tiling(array: Any) -> np.ndarray | None:
+    """Which tile along each axis of an array each device has; ``None`` where all have all of it."""
+    if getattr(array, "sharding", None) is None:
+        return None
+    sharding = array.sharding._to_xla_hlo_sharding(len(array.shape))
+    if not sharding.is_tiled() or sharding.subgroup_types():
+        return None
+    places = np.argsort(sharding.tile_assignment_devices())
+    tiles = np.unravel_index(places, sharding.tile_assignment_dimensions())
+    return np.array(tiles[: len(array.shape)])
 
 
 for _platform in _choice.PLATFORMS:

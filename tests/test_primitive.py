@@ -1,11 +1,9 @@
 """What surrounds the primitive: eager and compiled calls, export, shards, dtypes, JAX's inside."""
 
+import dataclasses
 import functools
 import inspect
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 
 import jax
@@ -14,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from grouped_conv_jax import _choice, _primitive, explain, grouped_conv2d
@@ -181,11 +179,11 @@ class TestExport:
 
 
 class TestShardMap:
-    """Over all devices that there are: one, or eight in a process of their own."""
+    """Over all devices."""
 
     @pytest.fixture(params=[AxisType.Auto, AxisType.Explicit])
     def mesh(self, request):
-        mesh = jax.make_mesh((jax.device_count(),), ("data",), (request.param,))
+        mesh = jax.make_mesh((DEVICES,), ("data",), (request.param,))
         with jax.set_mesh(mesh):
             yield mesh
 
@@ -220,7 +218,7 @@ class TestShardMap:
         assert_close(jax.jit(gradients)(*self.operands(mesh)), reference())
 
     def test_both_operands_sharded_over_different_axes(self):
-        shape = (2, jax.device_count() // 2) if jax.device_count() > 1 else (1, 1)
+        shape = (2, DEVICES // 2)
         mesh = jax.make_mesh(shape, ("data", "copies"), (AxisType.Auto,) * 2)
         x, weights = operands()
         many = jnp.stack([weights] * shape[1])
@@ -232,14 +230,6 @@ class TestShardMap:
         )
         expected = convolve(x, weights, implementation="lax")
         assert_close(jax.jit(sharded)(x, many), jnp.stack([expected] * shape[1]))
-
-
-def test_shard_map_agrees_on_eight_devices():
-    if jax.device_count() == DEVICES:
-        return
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__, "-k"]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(DEVICES)}
-    subprocess.run([*command, "TestShardMap"], env=environment, check=True)
 
 
 class TestInterfacesBelowJax:
@@ -317,6 +307,40 @@ class TestInterfacesBelowJax:
         ctx, _, parameters = calls["lower"]
         assert [aval.shape for aval in ctx.avals_in] == [(), ()], self.message
         assert parameters == {"scale": 3.0}, self.message
+
+    def test_a_lowering_rule_can_tell_over_how_many_devices_and_what_for(self):
+        product, calls = self.product()
+        mesh = jax.make_mesh((DEVICES,), ("data",), (AxisType.Auto,))
+        x = jax.device_put(jnp.ones(DEVICES), NamedSharding(mesh, P("data")))
+        jax.jit(product).lower(x, x)
+        module = calls["lower"][0].module_context
+        assert module.axis_context.num_devices == DEVICES, self.message
+        assert not module.lowering_parameters.for_export, self.message
+        other = dataclasses.replace(module.axis_context, device_assignment=None)
+        assert module.replace(axis_context=other).axis_context == other, self.message
+        jax.export.export(jax.jit(product))(x, x)
+        assert calls["lower"][0].module_context.lowering_parameters.for_export, self.message
+
+    def test_what_is_traced_within_an_empty_mesh_has_none(self):
+        def mesh_of_zeros():
+            types = []
+            jax.eval_shape(lambda: types.append(jax.typeof(jnp.zeros(2))))
+            return types[0].sharding.mesh
+
+        with jax.set_mesh(jax.make_mesh((DEVICES,), ("data",), (AxisType.Explicit,))):
+            assert not mesh_of_zeros().empty, self.message
+            with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+                assert mesh_of_zeros().empty, self.message
+
+    def test_a_sharding_tells_which_device_has_which_tile(self):
+        mesh = AbstractMesh((2, 4), ("data", "model"))
+        for spec, tiling in [
+            (P("model"), [[0, 1, 2, 3] * 2, [0] * 8]),
+            (P(None, "data"), [[0] * 8, [0] * 4 + [1] * 4]),
+            (P("model", "data"), [[0, 1, 2, 3] * 2, [0] * 4 + [1] * 4]),
+        ]:
+            array = jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=NamedSharding(mesh, spec))
+            np.testing.assert_array_equal(_primitive._tiling(array), tiling, self.message)
 
     def test_a_type_tells_over_which_axes_of_a_mesh_an_array_varies(self):
         types = []
