@@ -43,10 +43,9 @@ class Choice(NamedTuple):
     def loops_over_stacks(self) -> bool:
         """Whether operands that are both mapped by ``vmap`` are computed one pair at a time.
 
-        Of a dense convolution of two mapped operands ``vmap`` would make a grouped one of lax's,
-        and a call of oneDNN it cannot map at all.
+        Of a dense convolution of two mapped operands ``vmap`` would make a grouped one of lax's.
         """
-        return self.implementation in ("blocks", "onednn")
+        return self.implementation == "blocks"
 
 
 def check_implementation(implementation: Any) -> str | None:
@@ -74,6 +73,8 @@ def choose(
         why_not = _MODULES[implementation].unsupported(problem)
         if implementation == "onednn" and portable:
             why_not = "an exported program may run where XLA knows no oneDNN"
+        if implementation == "onednn" and platform not in ("cpu", "any"):
+            why_not = f"it is for CPUs, not for {platform}"
         if why_not:
             raise NotImplementedError(f"implementation={implementation!r} cannot: {why_not}")
         return Choice(implementation, "asked for by name")

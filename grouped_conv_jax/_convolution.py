@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.typing import DTypeLike
 
 Stacks: TypeAlias = tuple[tuple[bool, bool], ...]
@@ -119,7 +120,7 @@ def static_precision(precision: Any) -> Any:
     return tuple(precision) if isinstance(precision, list) else precision
 
 
-def accumulator(*arrays: jax.Array) -> Any:
+def accumulator(*arrays: jax.Array | ShapedArray) -> Any:
     """The dtype to sum in: float64 where one of the arrays is, else float32."""
     wide = any(array.dtype == jnp.float64 for array in arrays)
     return jnp.dtype(jnp.float64 if wide else jnp.float32)

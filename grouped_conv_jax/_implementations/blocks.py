@@ -67,7 +67,7 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
 
 
 def _pointwise_filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """Of 1×1 filters on an unpadded image: a matrix product, which XLA:CPU does not recognize."""
+    """Of 1x1 filters on an unpadded image: a matrix product, which XLA:CPU does not recognize."""
     strided = (slice(None, None, stride) for stride in convolution.strides)
     pixels = x[(slice(None), *strided)]
     batch, terms = y.shape[0], math.prod(y.shape[:-1])

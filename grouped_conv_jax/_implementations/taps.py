@@ -6,8 +6,10 @@ contiguous.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -175,15 +177,25 @@ def _unrolled(
     strides: Sequence[int],
 ) -> jax.Array:
     dtype = accumulator(*images, *weights)
-    total: jax.Array | None = None
-    for term in itertools.product(*shifts):
-        for image, plane in zip(images, weights, strict=True):
-            window = _window(image, [shift.start for shift in term], counts, strides)
-            chosen = tuple(slice(None) if i is None else slice(i, i + 1) for i, _ in term)
-            product = window.astype(dtype) * plane[chosen][None].astype(dtype)
-            total = product if total is None else total + product
-    assert total is not None
-    return total
+
+    def product(term: Sequence[_Shift], image: jax.Array, plane: jax.Array) -> jax.Array:
+        window = _window(image, [shift.start for shift in term], counts, strides)
+        chosen = tuple(slice(None) if i is None else slice(i, i + 1) for i, _ in term)
+        return window.astype(dtype) * plane[chosen][None].astype(dtype)
+
+    # Shorter chains of additions make smaller errors.
+    rows = [
+        functools.reduce(
+            operator.add,
+            (
+                product((first, *rest), image, plane)
+                for rest in itertools.product(*shifts[1:])
+                for image, plane in zip(images, weights, strict=True)
+            ),
+        )
+        for first in shifts[0]
+    ]
+    return functools.reduce(operator.add, rows)
 
 
 def _window(
