@@ -7,21 +7,17 @@ from typing import Any, NamedTuple
 import jax
 
 from grouped_conv_jax import _checks
-from grouped_conv_jax._convolution import Problem, Role
-from grouped_conv_jax._implementations import blocks, lax, onednn, taps
+from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax._implementations import blocks, lax, taps
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
-# Measured on two x86-64 cores. The figures are times against the next best implementation.
-# Depthwise, 3x3 to 7x7: oneDNN takes 0.2 to 0.8 of what sums over taps take, forward and, at stride
-# one, in the input gradient; with a stride four times as long, since its phases are not depthwise
-# any more. It has no fast kernel for dilated filters larger than this: three times as long.
-_LONGEST_DILATED = 15
-# With 2 to 4 weights a tap, sums take 0.3 to 0.9 of oneDNN's time, and a third of that of blocks;
-# with 8 and more they lose to both.
+# Measured on two x86-64 cores at 8x56x56x128, 3x3: with 1 * 2 weights a tap sums take a third of
+# the time of blocks, with 4 * 4 as long in the forward pass and three times as long in the filter
+# gradient.
 _FEW = 4
 
-_MODULES: dict[str, ModuleType] = {"lax": lax, "taps": taps, "blocks": blocks, "onednn": onednn}
+_MODULES: dict[str, ModuleType] = {"lax": lax, "taps": taps, "blocks": blocks}
 
 
 class Choice(NamedTuple):
@@ -56,50 +52,40 @@ def check_implementation(implementation: Any) -> str | None:
 
 
 def choose(
-    problem: Problem, platform: str, implementation: str | None = None, *, portable: bool = False
+    role: Role,
+    convolution: Convolution,
+    channels: int,
+    filters: int,
+    platform: str,
+    implementation: str | None = None,
 ) -> Choice:
     """Chooses for a platform, or checks that an implementation given by name can do it.
 
     Args:
-        problem: what is to be computed.
+        role: what is to be computed.
+        convolution: the static description.
+        channels: per group.
+        filters: per group.
         platform: ``"cpu"``, ``"cuda"``, ``"rocm"`` or ``"tpu"``.
         implementation: the name of one, or ``None``.
-        portable: whether the program may run with another release of JAX, as exported ones do.
 
     Raises:
         NotImplementedError: the implementation given by name cannot do it.
     """
     if implementation is not None:
-        why_not = _MODULES[implementation].unsupported(problem)
-        if implementation == "onednn" and portable:
-            why_not = "an exported program may run where XLA knows no oneDNN"
-        if implementation == "onednn" and platform not in ("cpu", "any"):
-            why_not = f"it is for CPUs, not for {platform}"
+        why_not = _MODULES[implementation].unsupported(role, convolution, channels, filters)
         if why_not:
             raise NotImplementedError(f"implementation={implementation!r} cannot: {why_not}")
         return Choice(implementation, "asked for by name")
-    if problem.convolution.groups == 1:
+    if convolution.groups == 1:
         return Choice("lax", "one group is a dense convolution, which XLA does best")
-    weights = f"{problem.channels} * {problem.filters} weights a tap"
-    tappable = problem.products <= _FEW and taps.unsupported(problem) is None
+    few = channels * filters <= _FEW
+    tappable = few and taps.unsupported(role, convolution, channels, filters) is None
     if platform == "cpu":
-        if not portable and _suits_onednn(problem):
-            return Choice("onednn", f"{weights}: oneDNN's convolution, which XLA:CPU carries")
         if tappable:
-            return Choice("taps", f"{weights}: too few for matrices")
-        return Choice("blocks", f"{weights}: enough for matrices")
+            return Choice("taps", f"{channels} * {filters} weights a tap: too few for matrices")
+        return Choice("blocks", f"{channels} * {filters} weights a tap: enough for matrices")
     # Not measured yet: what XLA's sources and users' reports support, no more.
-    if platform in ("cuda", "rocm") and tappable and problem.role != Role.FILTER_GRADIENT:
+    if platform in ("cuda", "rocm") and tappable and role != Role.FILTER_GRADIENT:
         return Choice("taps", "bound by memory, and XLA fuses the sum (not measured)")
     return Choice("lax", f"nothing was measured to be faster on {platform}")
-
-
-def _suits_onednn(problem: Problem) -> bool:
-    convolution = problem.convolution
-    if onednn.unsupported(problem):
-        return False
-    if problem.products > 1:
-        return problem.products > _FEW
-    if max(convolution.dilation) > 1 and max(convolution.effective_filter_size) > _LONGEST_DILATED:
-        return False
-    return problem.role == Role.FORWARD or max(convolution.strides) == 1

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.core import ShapedArray
 from jax.typing import DTypeLike
 
 Stacks: TypeAlias = tuple[tuple[bool, bool], ...]
@@ -91,36 +90,12 @@ class Convolution:
         return (*self.filter_size, lhs[-1] // self.groups, rhs[-1])
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """One role of one convolution, as far as the choice of an implementation depends on it.
-
-    Attributes:
-        role: what is to be computed.
-        convolution: the static description.
-        channels: per group.
-        filters: per group.
-        dtype: of the operands.
-    """
-
-    role: Role
-    convolution: Convolution
-    channels: int
-    filters: int
-    dtype: Any
-
-    @property
-    def products(self) -> int:
-        """Products of a channel with a filter, in one tap of one group."""
-        return self.channels * self.filters
-
-
 def static_precision(precision: Any) -> Any:
     """A hashable spelling of a precision as ``jax.lax`` takes it."""
     return tuple(precision) if isinstance(precision, list) else precision
 
 
-def accumulator(*arrays: jax.Array | ShapedArray) -> Any:
+def accumulator(*arrays: jax.Array) -> Any:
     """The dtype to sum in: float64 where one of the arrays is, else float32."""
     wide = any(array.dtype == jnp.float64 for array in arrays)
     return jnp.dtype(jnp.float64 if wide else jnp.float32)

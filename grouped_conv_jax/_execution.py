@@ -2,17 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import ShapedArray
 
 from grouped_conv_jax import _choice
-from grouped_conv_jax._convolution import Convolution, Problem, Role, Stacks, accumulator
-
-Operand: TypeAlias = jax.Array | ShapedArray
+from grouped_conv_jax._convolution import Convolution, Role, Stacks, accumulator
 
 
 def compute(
@@ -25,20 +22,20 @@ def compute(
     implementation: str | None,
     stacks: Stacks,
     platform: str,
-    portable: bool,
 ) -> jax.Array:
-    """Runs the implementation chosen for ``platform``."""
+    """Runs the implementation chosen for ``platform``, in plain JAX."""
     sizes, shapes = unstack(stacks, lhs.shape, rhs.shape)
     result = (*sizes, *convolution.shape(role, *shapes))
     if 0 in (*lhs.shape, *rhs.shape, *result):
         return jnp.zeros(result, dtype)
-    posed = problem(role, convolution, stacks, lhs, rhs)
-    choice = _choice.choose(posed, platform, implementation, portable=portable)
+    choice = choose(role, convolution, shapes, platform, implementation)
     if role != Role.FORWARD:
         convolution = dataclasses.replace(convolution, preferred_element_type=None)
     function: Callable[..., jax.Array] = functools.partial(
         choice.function(role), convolution=convolution
     )
+    # With preferred_element_type a cotangent may be wider than what it meets.
+    common = lhs.dtype if lhs.dtype == rhs.dtype else accumulator(lhs, rhs)
     images = role.images
     for depth, level in reversed([*enumerate(stacks)]):
         if level[images] and not level[1 - images] and role != Role.FILTER_GRADIENT:
@@ -50,7 +47,6 @@ def compute(
             function = jax.vmap(
                 function, in_axes=tuple(0 if stacked else None for stacked in level)
             )
-    common = posed.dtype
     return function(lhs.astype(common), rhs.astype(common)).astype(dtype)
 
 
@@ -86,21 +82,19 @@ def _loop(function: Callable[..., jax.Array], lhs: jax.Array, rhs: jax.Array) ->
     return jax.lax.map(lambda operands: function(*operands), (lhs, rhs))
 
 
-def problem(
-    role: Role, convolution: Convolution, stacks: Stacks, lhs: Operand, rhs: Operand
-) -> Problem:
-    """What an implementation is chosen for: the operands without their stacked axes."""
-    _, shapes = unstack(stacks, lhs.shape, rhs.shape)
+def choose(
+    role: Role,
+    convolution: Convolution,
+    shapes: Sequence[tuple[int, ...]],
+    platform: str,
+    implementation: str | None,
+) -> _choice.Choice:
+    """The choice for operands of the given shapes, without their stacked axes."""
     operands = dict(zip(role.operands, shapes, strict=True))
     operands[role] = convolution.shape(role, *shapes)
     channels, outputs = operands[Role.FILTER_GRADIENT][-2:]
     filters = outputs // convolution.groups
-    return Problem(role, convolution, channels, filters, _common_dtype(lhs, rhs))
-
-
-def _common_dtype(lhs: Operand, rhs: Operand) -> Any:
-    # With preferred_element_type a cotangent may be wider than what it meets.
-    return lhs.dtype if lhs.dtype == rhs.dtype else accumulator(lhs, rhs)
+    return _choice.choose(role, convolution, channels, filters, platform, implementation)
 
 
 def unstack(stacks: Stacks, *shapes: tuple[int, ...]) -> tuple[list[int], list[tuple[int, ...]]]:

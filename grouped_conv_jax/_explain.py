@@ -3,11 +3,10 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from grouped_conv_jax import _checks, _primitive
 from grouped_conv_jax._choice import PLATFORMS, Choice, choose
-from grouped_conv_jax._convolution import Problem, Role
+from grouped_conv_jax._convolution import Role
 from grouped_conv_jax._functional import grouped_conv2d
 
 
@@ -38,7 +37,7 @@ def explain(
         >>> from grouped_conv_jax import explain
         >>> x = jax.ShapeDtypeStruct((8, 56, 56, 128), jnp.float32)
         >>> weights = jax.ShapeDtypeStruct((3, 3, 1, 1, 128), jnp.float32)
-        >>> explain(x, weights, padding="same", platform="cpu")["filter_gradient"].implementation
+        >>> explain(x, weights, padding="same", platform="cpu")["forward"].implementation
         'taps'
     """
     if platform is None:
@@ -48,13 +47,11 @@ def explain(
     jaxpr = jax.make_jaxpr(lambda x, weights: grouped_conv2d(x, weights, **arguments))(x, weights)
     bound = [eqn.params for eqn in jaxpr.jaxpr.eqns if eqn.primitive is _primitive.primitive]
     *_, channels, filters, _ = weights.shape
-    dtype = jnp.promote_types(x.dtype, weights.dtype)
     choices = {}
     for role in reversed(Role):
         choice = Choice("lax", "one group, or lax asked for by name")
         if bound:
             description, name = bound[0]["convolution"], bound[0]["implementation"]
-            problem = Problem(role, description, channels, filters, dtype)
-            choice = choose(problem, backend, name)
+            choice = choose(role, description, channels, filters, backend, name)
         choices[role.name.lower()] = choice
     return choices

@@ -108,9 +108,7 @@ def _abstract_eval(
     sizes, shapes = _execution.unstack(stacks, lhs.shape, rhs.shape)
     if implementation is not None:
         # Says while tracing why it cannot.
-        _choice.choose(
-            _execution.problem(role, convolution, stacks, lhs, rhs), "any", implementation
-        )
+        _execution.choose(role, convolution, shapes, "any", implementation)
     result = (*sizes, *convolution.shape(role, *shapes))
     signature = _sharding.Signature(role, convolution, stacks, (lhs.shape, rhs.shape, result))
     return lhs.update(
@@ -200,10 +198,8 @@ def _lowering(platform: str) -> Any:
         module = ctx.module_context
         # Elsewhere the operands are whole, or shards already.
         devices = getattr(module.axis_context, "num_devices", 1)
-        exported = module.lowering_parameters.for_export
-        parameters["portable"] = exported
         # An exported program cannot call back into this process when it is partitioned.
-        if devices == 1 or exported:
+        if devices == 1 or module.lowering_parameters.for_export:
             return _lower_plainly(functools.partial(compute, **parameters), ctx, *operands)
         # Only their number matters: what is lowered here may run on any devices.
         context = dataclasses.replace(

@@ -31,9 +31,9 @@ def test_tells_what_is_lowered_for_each_platform(operands, platform, monkeypatch
     told = explain(*operands, platform=platform, **ARGUMENTS)
     lowered, choose = {}, _choice.choose
 
-    def note(problem, *arguments, **keywords):
-        lowered[problem.role.name.lower()] = choose(problem, *arguments, **keywords)
-        return lowered[problem.role.name.lower()]
+    def note(role, *arguments):
+        lowered[role.name.lower()] = choose(role, *arguments)
+        return lowered[role.name.lower()]
 
     monkeypatch.setattr(_choice, "choose", note)
 
@@ -42,7 +42,7 @@ def test_tells_what_is_lowered_for_each_platform(operands, platform, monkeypatch
         return jnp.sum(jnp.sin(grouped_conv2d(x, weights, **ARGUMENTS)))
 
     gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))
-    gradients.trace(*operands).lower(lowering_platforms=(platform,))
+    jax.export.export(gradients, platforms=[platform])(*operands)
     assert told == lowered
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from grouped_conv_jax._convolution import Convolution, Problem, accumulator
+from grouped_conv_jax._convolution import Convolution, Role, accumulator
 from grouped_conv_jax._implementations import lax, phases
 
 # Narrower matrix products leave the vector units idle, wider ones multiply more zeros.
@@ -24,9 +24,9 @@ _UNROLLED_BLOCKS = 64
 _LONG_SUM = 128
 
 
-def unsupported(problem: Problem) -> str | None:
-    """Why this implementation cannot solve a problem, or ``None``."""
-    del problem
+def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
+    """Why this implementation cannot compute ``role``, or ``None``."""
+    del role, convolution, channels, filters
     return None
 
 

@@ -11,13 +11,13 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from grouped_conv_jax._convolution import Convolution, Problem, accumulator
+from grouped_conv_jax._convolution import Convolution, Role, accumulator
 from grouped_conv_jax._implementations import phases
 
 # A sum of more terms than this is rolled up, since the time to compile grows with them.
@@ -37,15 +37,16 @@ class _Shift(NamedTuple):
     start: int
 
 
-def unsupported(problem: Problem) -> str | None:
-    """Why this implementation cannot solve a problem, or ``None``."""
-    if problem.products > _FEW:
+def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
+    """Why this implementation cannot compute ``role``, or ``None``."""
+    del role
+    if channels * filters > _FEW:
         return (
             f"sums over taps serve at most {_FEW} channels times filters per group, "
-            f"got {problem.channels} * {problem.filters}"
+            f"got {channels} * {filters}"
         )
-    if not all(isinstance(size, int) for size in problem.convolution.image):
-        return f"the image's size must be known, got {problem.convolution.image}"
+    if not all(isinstance(size, int) for size in convolution.image):
+        return f"the image's size must be known, got {convolution.image}"
     return None
 
 
@@ -155,18 +156,26 @@ def _sum_of_shifts(
     indices = jnp.array([[shift.weight, shift.start] for shift in shifts[0]])
     inner = [[_Shift(0, 0)], *shifts[1:]]
 
-    def add(i: jax.Array, total: jax.Array) -> jax.Array:
+    Rows: TypeAlias = tuple[list[jax.Array], list[jax.Array]]
+
+    def take(i: jax.Array | int) -> Rows:
         weight, start = indices[i]
-        rows = [lax.dynamic_slice_in_dim(image, start, extent, 1) for image in images]
-        row_weights = [lax.dynamic_slice_in_dim(plane, weight, 1, 0) for plane in weights]
-        # A slice that XLA fused into the sum would keep LLVM from vectorizing it.
-        rows, row_weights = lax.optimization_barrier((rows, row_weights))
-        return total + _unrolled(rows, row_weights, inner, counts, strides)
+        return (
+            [lax.dynamic_slice_in_dim(image, start, extent, 1) for image in images],
+            [lax.dynamic_slice_in_dim(plane, weight, 1, 0) for plane in weights],
+        )
+
+    def add(i: jax.Array, state: tuple[jax.Array, Rows]) -> tuple[jax.Array, Rows]:
+        total, (rows, row_weights) = state
+        # What is sliced for the next turn XLA cannot fuse into this turn's sum, which would keep
+        # LLVM from vectorizing it.
+        return total + _unrolled(rows, row_weights, inner, counts, strides), take(i + 1)
 
     shape = jax.eval_shape(
         lambda: _unrolled(images, weights, [row[:1] for row in shifts], counts, strides)
     )
-    return lax.fori_loop(0, len(shifts[0]), add, jnp.zeros(shape.shape, shape.dtype))
+    start = jnp.zeros(shape.shape, shape.dtype), take(0)
+    return lax.fori_loop(0, len(shifts[0]), add, start)[0]
 
 
 def _unrolled(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grouped_conv_jax._choice import choose
-from grouped_conv_jax._convolution import Problem, Role
+from grouped_conv_jax._convolution import Role
 from grouped_conv_jax._functional import convolve
 from grouped_conv_jax.benchmarks.suites import Case
 
@@ -84,7 +84,7 @@ def prepare_jax(
     compiled, details = compile_jax(functions[role], *arguments)
     return Contender(
         name,
-        implementation or _chosen(case, role, dtype),
+        implementation or _chosen(case, role),
         lambda: compiled(*arguments),
         jax.block_until_ready,
         jax.default_backend() != "cpu",
@@ -104,12 +104,11 @@ def compile_jax(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dic
     return compiled, {"compile_seconds": round(seconds, 4), "temporary_bytes": temporary}
 
 
-def _chosen(case: Case, role: Role, dtype: Any) -> str:
+def _chosen(case: Case, role: Role) -> str:
     backend = jax.default_backend()
     platform = "cuda" if backend == "gpu" else backend
     channels, filters = case.channels // case.groups, case.filters // case.groups
-    problem = Problem(role, case.convolution, channels, filters, dtype)
-    return choose(problem, platform).implementation
+    return choose(role, case.convolution, channels, filters, platform).implementation
 
 
 def random_operands(case: Case, role: Role, dtype: str) -> tuple[np.ndarray, np.ndarray]:
