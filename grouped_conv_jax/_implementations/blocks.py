@@ -12,16 +12,14 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from grouped_conv_jax._convolution import Convolution, Role, accumulator
-from grouped_conv_jax._implementations import lax, phases
+from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax._implementations import lax, phases, pointwise
 
 # Narrower matrix products leave the vector units idle, wider ones multiply more zeros.
 _BLOCK_CHANNELS = 16
 # More blocks than this are looped over, since the time to compile grows with them. XLA:CPU computes
 # what is in a loop on one core, without its fast matrix products: twenty times slower.
 _UNROLLED_BLOCKS = 64
-# Sums that are longer are summed in parts not shorter than this, which halves their errors.
-_LONG_SUM = 128
 
 
 def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
@@ -34,18 +32,20 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
     """``y`` ``(B, *outputs, G*F)``."""
     dense, merged = _merge(convolution, filters.shape[-2], filters.shape[-1] // convolution.groups)
     blocks = _block_diagonal(filters, convolution.groups, merged)
-    compute = functools.partial(lax.forward, convolution=dense)
-    return _each(compute, _split(x, len(blocks)), blocks)
+    function = pointwise.forward if pointwise.suits(dense) else lax.forward
+    return _each(functools.partial(function, convolution=dense), _split(x, len(blocks)), blocks)
 
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """``x`` ``(B, *image, G*C)``."""
     dense, merged = _merge(convolution, filters.shape[-2], filters.shape[-1] // convolution.groups)
     blocks = _block_diagonal(filters, convolution.groups, merged)
-    compute = functools.partial(lax.input_gradient, convolution=dense)
-    if max(dense.strides) > 1:
-        compute = functools.partial(phases.input_gradient, convolution=dense, forward=lax.forward)
-    return _each(compute, blocks, _split(y, len(blocks)))
+    function: Callable[..., jax.Array] = lax.input_gradient
+    if pointwise.suits(dense):
+        function = pointwise.input_gradient
+    elif max(dense.strides) > 1:
+        function = functools.partial(phases.input_gradient, forward=lax.forward)
+    return _each(functools.partial(function, convolution=dense), blocks, _split(y, len(blocks)))
 
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
@@ -53,8 +53,7 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
     groups = convolution.groups
     channels, filters = x.shape[-1] // groups, y.shape[-1] // groups
     dense, merged = _merge(convolution, channels, filters)
-    is_pointwise = set(dense.filter_size) == {1} and not any(map(any, dense.padding))
-    compute = _pointwise_filter_gradient if is_pointwise else lax.filter_gradient
+    compute = pointwise.filter_gradient if pointwise.suits(dense) else lax.filter_gradient
 
     def diagonal(x: jax.Array, y: jax.Array) -> jax.Array:
         gradient = compute(x, y, dense)
@@ -64,24 +63,6 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
 
     count = groups // merged
     return _each(diagonal, _split(x, count), _split(y, count))
-
-
-def _pointwise_filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """Of 1x1 filters on an unpadded image: a matrix product, which XLA:CPU does not recognize."""
-    strided = (slice(None, None, stride) for stride in convolution.strides)
-    pixels = x[(slice(None), *strided)]
-    batch, terms = y.shape[0], math.prod(y.shape[:-1])
-    parts = max(
-        n for n in range(1, batch + 1) if n == 1 or (batch % n == 0 and terms // n >= _LONG_SUM)
-    )
-    products = jax.lax.dot_general(
-        pixels.reshape(parts, -1, x.shape[-1]),
-        y.reshape(parts, -1, y.shape[-1]),
-        (((1,), (1,)), ((0,), (0,))),
-        precision=convolution.precision,
-        preferred_element_type=accumulator(x, y),
-    )
-    return products.sum(0).reshape(*convolution.filter_size, x.shape[-1], y.shape[-1])
 
 
 def _each(
