@@ -38,7 +38,7 @@ CASES = {
     "few channels per group": case((6, 5), (3, 3), 2, 2, 6, pad=1),
     "uneven channels per group": case((6, 5), (3, 3), 2, 5, 7, pad=1),
     "many channels per group": case((6, 5), (3, 3), 8, 8, 8, pad=1),
-    "many channels in many groups": case((4, 3), (2, 2), 8, 8, 36, pad=1),
+    "many channels in many groups": case((4, 3), (2, 2), 8, 8, 132, pad=1),
     "two groups": case((6, 5), (3, 3), 10, 14, 2, pad=1),
     "one group": case((6, 5), (3, 3), 2, 3, 1, pad=1),
     "1x1": case((5, 4), (1, 1), 3, 4, 4),
