@@ -62,6 +62,11 @@ CASES = {
     "large filter, strided and dilated": case(
         (19, 21), (11, 13), 1, 2, 2, stride=(2, 3), dilation=(3, 2), pad=14
     ),
+    "fewer pixels than taps": case((4, 3), (5, 6), 1, 1, 5, pad=((2, 3), (4, 1))),
+    "fewer pixels than taps, multiplier": case((3, 4), (5, 5), 1, 3, 2, pad=((2, 2), (0, 3))),
+    "fewer pixels than taps, channels": case((3, 3), (4, 4), 2, 2, 3, pad=((1, 5), (7, 0))),
+    "fewer pixels than taps, many": case((12, 13), (13, 14), 1, 1, 3, pad=6),
+    "fewer pixels than taps, cropped": case((6, 7), (5, 9), 1, 1, 3, pad=((-1, 2), (5, -2))),
     "31x31": case((6, 33), (31, 31), 1, 1, 2, batch=1, pad=15),
     "31x31, many channels": case((6, 33), (31, 31), 5, 5, 2, batch=1, pad=15),
     "one pixel": case((1, 1), (3, 3), 1, 1, 6, pad=1),

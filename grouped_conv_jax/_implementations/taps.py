@@ -52,6 +52,20 @@ def unsupported(role: Role, convolution: Convolution, channels: int, filters: in
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``."""
+    if _has_fewer_pixels(convolution, convolution.image):
+        flipped = jnp.flip(filters, range(len(convolution.image)))
+        padding = [
+            (image + before - size, image + after - size)
+            for image, size, (before, after) in zip(
+                convolution.image, convolution.filter_size, convolution.padding, strict=True
+            )
+        ]
+        by_filter = zip(*_weights(_pad_filters(flipped, padding), convolution.groups), strict=True)
+        pixels = _planes(x, convolution.groups)
+        return _join(
+            [_sum_over_pixels(windows, pixels, convolution.outputs) for windows in by_filter]
+        )
+
     images = _planes(_pad(x, convolution.padding), convolution.groups)
     shifts = [
         [_Shift(i, i * dilation) for i in range(size)]
@@ -60,7 +74,13 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
     by_filter = zip(*_weights(filters, convolution.groups), strict=True)
     return _join(
         [
-            _sum_of_shifts(images, weights, shifts, convolution.outputs, convolution.strides)
+            _sum_of_shifts(
+                images,
+                [plane[None] for plane in weights],
+                shifts,
+                convolution.outputs,
+                convolution.strides,
+            )
             for weights in by_filter
         ]
     )
@@ -72,6 +92,23 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     The phases are axes of the weights, each behind the axis that it interleaves with, so that the
     whole is one sum at stride one.
     """
+    if _has_fewer_pixels(convolution, convolution.outputs):
+        padding = [
+            (outputs - 1 - before, before + image - size)
+            for outputs, image, size, (before, _) in zip(
+                convolution.outputs,
+                convolution.image,
+                convolution.filter_size,
+                convolution.padding,
+                strict=True,
+            )
+        ]
+        by_channel = _weights(_pad_filters(filters, padding), convolution.groups)
+        pixels = _planes(y, convolution.groups)
+        return _join(
+            [_sum_over_pixels(windows, pixels, convolution.image) for windows in by_channel]
+        )
+
     axes = phases.axes(convolution)
     shifts: list[list[_Shift]] = []
     counts: list[int] = []
@@ -88,7 +125,7 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     ]
     planes = []
     for weights in _weights(filters, convolution.groups):
-        phased = [phases.split_filters(plane, convolution) for plane in weights]
+        phased = [phases.split_filters(plane, convolution)[None] for plane in weights]
         total = _sum_of_shifts(images, phased, shifts, counts, [1] * len(counts))
         planes.append(phases.interleave(total, axes))
     return _join(planes)
@@ -105,6 +142,37 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
     stacked = jnp.stack([jnp.stack(row) for row in pairs])
     whole = jnp.moveaxis(stacked, (0, 1), (-3, -1))
     return whole.reshape(*convolution.filter_size, len(images), -1)
+
+
+def _has_fewer_pixels(convolution: Convolution, pixels: tuple[int, ...]) -> bool:
+    """Whether an image has fewer pixels than the filter has taps, and the two may change places.
+
+    A convolution is the same sum with its operands exchanged: over the pixels, of the filter as it
+    lies around each.
+    """
+    dense = set(convolution.strides) == set(convolution.dilation) == {1}
+    return dense and 0 < math.prod(pixels) < math.prod(convolution.filter_size)
+
+
+def _pad_filters(filters: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """Zeros around the taps; negative widths crop."""
+    zero = jnp.zeros((), filters.dtype)
+    return lax.pad(filters, zero, [*((a, b, 0) for a, b in padding), (0, 0, 0), (0, 0, 0)])
+
+
+def _sum_over_pixels(
+    windows: Sequence[jax.Array], pixels: Sequence[jax.Array], counts: Sequence[int]
+) -> jax.Array:
+    """Adds up windows of filters, each times a pixel.
+
+    Args:
+        windows: padded arrays ``(*filter, G)``; that of the last pixel is at the start.
+        pixels: for each an array ``(B, *image, G)``.
+        counts: the window's size along each axis.
+    """
+    shifts = [[_Shift(i, size - 1 - i) for i in range(size)] for size in pixels[0].shape[1:-1]]
+    images = [window[None] for window in windows]
+    return _sum_of_shifts(images, pixels, shifts, counts, [1] * len(counts))
 
 
 def _pad(x: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
@@ -144,7 +212,8 @@ def _sum_of_shifts(
 
     Args:
         images: arrays ``(B, *padded, G)``.
-        weights: for each image an array ``(*weights, G)``.
+        weights: for each image an array ``(B, *weights, G)``. A batch of one, here or there, is
+            that of all.
         shifts: for each axis the terms' shifts along it; the terms are their product.
         counts: the window's size along each axis.
         strides: the window's step along each axis.
@@ -162,7 +231,7 @@ def _sum_of_shifts(
         weight, start = indices[i]
         return (
             [lax.dynamic_slice_in_dim(image, start, extent, 1) for image in images],
-            [lax.dynamic_slice_in_dim(plane, weight, 1, 0) for plane in weights],
+            [lax.dynamic_slice_in_dim(plane, weight, 1, 1) for plane in weights],
         )
 
     def add(i: jax.Array, state: tuple[jax.Array, Rows]) -> tuple[jax.Array, Rows]:
@@ -189,8 +258,8 @@ def _unrolled(
 
     def product(term: Sequence[_Shift], image: jax.Array, plane: jax.Array) -> jax.Array:
         window = _window(image, [shift.start for shift in term], counts, strides)
-        chosen = tuple(slice(None) if i is None else slice(i, i + 1) for i, _ in term)
-        return window.astype(dtype) * plane[chosen][None].astype(dtype)
+        chosen = (slice(None) if i is None else slice(i, i + 1) for i, _ in term)
+        return window.astype(dtype) * plane[(slice(None), *chosen)].astype(dtype)
 
     # Shorter chains of additions make smaller errors.
     rows = [
