@@ -1,8 +1,16 @@
-"""Filter gradients for few channels per group: a product and a sum for each tap."""
+"""Filter gradients for few channels per group: a product and a sum for each tap.
+
+XLA:CPU vectorizes a sum of arrays, but not a reduction of a product, and computes small arrays
+inside a loop on one core. So rows of outputs are added up, each times the rows that a tap meets, as
+one array for all taps, which is then reduced.
+"""
 
 import dataclasses
+import functools
 import itertools
 import math
+import operator
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +19,137 @@ from jax import lax
 from grouped_conv_jax._convolution import Convolution, accumulator
 from grouped_conv_jax._implementations import shifts
 
+# Rows that are added up at once: of more, the caches do not keep as many streams apart.
+_ROWS = 14
+# More products than this are looped over, since the time to compile grows with them.
+_PRODUCTS = 768
+# And more accumulators than this, row by row.
+_ACCUMULATORS = 128
+
 
 def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
     """``(*filter, G)``: for each tap the sum over batch and outputs of window times cotangent.
 
-    One row of outputs at a time, into one accumulator a tap: XLA:CPU vectorizes a sum of arrays,
-    but not a reduction of a product. Of large filters, one row of taps at a time.
+    Args:
+        image: ``(B, *image, G)``.
+        cotangent: ``(B, *outputs, G)``.
+        convolution: of which this is the filter gradient.
     """
-    if (
-        math.prod(convolution.filter_size) > shifts.UNROLLED_TERMS
-        and convolution.filter_size[0] > 1
-    ):
-        return _correlate_by_rows(image, cotangent, convolution)
+    if len(convolution.image) == 1:
+        flat = dataclasses.replace(
+            convolution,
+            image=(1, *convolution.image),
+            filter_size=(1, *convolution.filter_size),
+            strides=(1, *convolution.strides),
+            padding=((0, 0), *convolution.padding),
+            dilation=(1, *convolution.dilation),
+        )
+        return correlate(image[:, None], cotangent[:, None], flat)[0]
+    products = convolution.outputs[0] * math.prod(convolution.filter_size)
+    if products <= _PRODUCTS:
+        return _sums_of_rows(image, cotangent, convolution, 1)
+    padded = shifts.pad(image, convolution.padding)
+    unpadded = dataclasses.replace(
+        convolution, image=convolution.padded, padding=((0, 0),) * len(convolution.padding)
+    )
+    if products <= _PRODUCTS * convolution.filter_size[0]:
+        return _sums_of_rows(padded, cotangent, unpadded, convolution.filter_size[0])
+    if math.prod(convolution.filter_size) > _ACCUMULATORS and convolution.filter_size[0] > 1:
+        return _row_by_row(padded, cotangent, unpadded)
+    return _accumulated(padded, cotangent, unpadded)
+
+
+def _sums_of_rows(
+    image: jax.Array, cotangent: jax.Array, convolution: Convolution, together: int
+) -> jax.Array:
+    """Of ``together`` taps along the first axis with one product for a row of outputs.
+
+    Several need an image that is not padded, for all of them to meet each row.
+    """
+    stride, *strides = convolution.strides
+    dilation, *dilations = convolution.dilation
+    before, *befores = (before for before, _ in convolution.padding)
+    dtype = accumulator(image, cotangent)
+    taps = list(
+        itertools.product(
+            range(0, convolution.filter_size[0], together),
+            *map(range, convolution.filter_size[1:]),
+        )
+    )
+    images = _images_added(cotangent.shape[0], convolution.outputs[0])
+    image_blocks = [image[i::images] for i in range(images)]
+    cotangent_blocks = [cotangent[i::images] for i in range(images)]
+
+    def product(
+        row: int, tap: int, other: Sequence[shifts.Region], rows: jax.Array, outputs: jax.Array
+    ) -> jax.Array:
+        starts = [
+            region.shifts[0].start + region.start * step
+            for region, step in zip(other, strides, strict=True)
+        ]
+        counts = [region.count for region in other]
+        window = shifts.window(
+            rows,
+            [row * stride + tap * dilation - before, *starts],
+            [together, *counts],
+            [dilation, *strides],
+        )
+        ones = [1] * len(counts)
+        met = shifts.window(
+            outputs, [row, *(region.start for region in other)], [1, *counts], [1, *ones]
+        )
+        return window.astype(dtype) * met.astype(dtype)
+
+    def total(chosen: list[shifts.Region], rows: Sequence[int], tap: int) -> jax.Array:
+        """The sum over one region of each axis but the first."""
+        batch, channels = image_blocks[0].shape[0], image.shape[-1]
+        products = [
+            product(row, tap, chosen, *blocks)
+            for row in rows
+            if 0 <= row * stride + tap * dilation - before < image.shape[1]
+            for blocks in zip(image_blocks, cotangent_blocks, strict=True)
+            if all(region.shifts for region in chosen)
+        ]
+        if products:
+            return functools.reduce(operator.add, products)
+        return jnp.zeros((batch, together, *(r.count for r in chosen), channels), dtype)
+
+    def whole(rows: Sequence[int], tap: Sequence[int]) -> jax.Array:
+        axes = [
+            shifts.regions(size, [shifts.Shift(0, i * step - lead)], count, pace)
+            for size, i, step, lead, count, pace in zip(
+                image.shape[2:-1],
+                tap[1:],
+                dilations,
+                befores,
+                convolution.outputs[1:],
+                strides,
+                strict=True,
+            )
+        ]
+        return shifts.concatenate(axes, lambda chosen: total(chosen, rows, tap[0]), 2)
+
+    sums = []
+    for first in range(0, convolution.outputs[0], _ROWS):
+        rows = range(first, min(first + _ROWS, convolution.outputs[0]))
+        stacked = jnp.stack([whole(rows, tap) for tap in taps], 1)
+        sums.append(stacked.sum((0, *range(3, stacked.ndim - 1))))
+    # (taps, together, G) to (*filter, G)
+    gradient = functools.reduce(operator.add, sums)
+    gradient = gradient.reshape(-1, *convolution.filter_size[1:], *gradient.shape[1:])
+    return jnp.moveaxis(gradient, -2, 1).reshape(*convolution.filter_size, -1)
+
+
+def _images_added(batch: int, rows: int) -> int:
+    """How many images are added up, where one has few rows."""
+    if not isinstance(batch, int):
+        # An exported program's batch may not be known.
+        return 1
+    return max(n for n in range(1, batch + 1) if n == 1 or (batch % n == 0 and n * rows <= _ROWS))
+
+
+def _accumulated(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
+    """One row of outputs at a time, into one accumulator a tap."""
     dtype = accumulator(image, cotangent)
     taps = list(itertools.product(*map(range, convolution.filter_size)))
     rest = convolution.outputs[1:]
@@ -50,16 +177,11 @@ def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) 
     return jnp.stack(sums).reshape(*convolution.filter_size, -1)
 
 
-def _correlate_by_rows(
-    image: jax.Array, cotangent: jax.Array, convolution: Convolution
-) -> jax.Array:
-    """The same, for each row of taps from the rows of the image that it meets."""
-    size = ((convolution.outputs[0] - 1) * convolution.strides[0] + 1, *convolution.padded[1:])
+def _row_by_row(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
+    """Each row of taps from the rows of the image that it meets."""
+    size = ((convolution.outputs[0] - 1) * convolution.strides[0] + 1, *convolution.image[1:])
     row = dataclasses.replace(
-        convolution,
-        image=size,
-        filter_size=(1, *convolution.filter_size[1:]),
-        padding=((0, 0),) * len(size),
+        convolution, image=size, filter_size=(1, *convolution.filter_size[1:])
     )
 
     def of_row(start: jax.Array) -> jax.Array:

@@ -1,13 +1,17 @@
 """Sums of shifted arrays, each times a weight, their lanes over the groups.
 
-XLA fuses such a sum into one loop over data whose minor axis, the groups, is contiguous.
+XLA fuses such a sum into one loop over data whose minor axis, the groups, is contiguous. At the
+edges, where some of the shifted arrays have ended, the sum has fewer terms, and XLA writes what is
+concatenated along outer axes from one loop too: the zeros around an image are neither stored nor
+added.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -17,7 +21,9 @@ from jax import lax
 from grouped_conv_jax._convolution import accumulator
 
 # A sum of more terms than this is rolled up, since the time to compile grows with them.
-UNROLLED_TERMS = 128
+_UNROLLED_TERMS = 128
+# As many as this may the regions of an image have together; with more, it is padded.
+_REGIONS_TERMS = 512
 
 
 class Shift(NamedTuple):
@@ -25,17 +31,26 @@ class Shift(NamedTuple):
 
     Attributes:
         weight: which of the weights; ``None`` for all, to which the image is broadcast.
-        start: where its window into the image starts.
+        start: where its window into the image starts, which may be beyond an edge.
     """
 
     weight: int | None
     start: int
 
 
-def pad(x: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
-    """Zeros around the spatial axes; negative widths crop."""
-    zero = jnp.zeros((), x.dtype)
-    return lax.pad(x, zero, [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """Part of an axis of a sum, of the same terms throughout.
+
+    Attributes:
+        start: of its pixels in the sum.
+        count: of them.
+        shifts: of the terms that are within the image there.
+    """
+
+    start: int
+    count: int
+    shifts: tuple[Shift, ...]
 
 
 def planes(x: jax.Array, groups: int) -> list[jax.Array]:
@@ -65,22 +80,104 @@ def sum_of_shifts(
     counts: Sequence[int],
     strides: Sequence[int],
 ) -> jax.Array:
-    """Adds up windows of images, each times its weight.
+    """Adds up windows of images, each times its weight; beyond their edges the images are zero.
 
     Args:
-        images: arrays ``(B, *padded, G)``.
+        images: arrays ``(B, *image, G)``.
         weights: for each image an array ``(B, *weights, G)``. A batch of one, here or there, is
             that of all.
         shifts: for each axis the terms' shifts along it; the terms are their product.
         counts: the window's size along each axis.
         strides: the window's step along each axis.
     """
-    if len(images) * math.prod(map(len, shifts)) <= UNROLLED_TERMS or len(shifts[0]) == 1:
-        return _unrolled(images, weights, shifts, counts, strides)
+    unrolled = len(images) * math.prod(map(len, shifts))
+    roll = unrolled > _UNROLLED_TERMS and len(shifts[0]) > 1
+    axes = [
+        regions(size, terms, count, stride)
+        for size, terms, count, stride in zip(
+            images[0].shape[1:-1], shifts, counts, strides, strict=True
+        )
+    ]
+    padding = [(0, 0)] * len(axes)
+    for i in reversed(range(len(axes))):
+        together = (sum(len(region.shifts) for region in axis) for axis in axes)
+        if not roll and len(images) * math.prod(together) <= _REGIONS_TERMS:
+            break
+        padding[i], whole = _whole(images[0].shape[1 + i], shifts[i], counts[i], strides[i])
+        axes[i] = [whole]
+    if any(map(any, padding)):
+        images = [pad(image, padding) for image in images]
+    if roll:
+        return _rolled(images, weights, [whole for [whole] in axes], strides)
+    return concatenate(axes, lambda chosen: _unrolled(images, weights, chosen, strides), 1)
 
-    extent = (counts[0] - 1) * strides[0] + 1
-    indices = jnp.array([[shift.weight, shift.start] for shift in shifts[0]])
-    inner = [[Shift(0, 0)], *shifts[1:]]
+
+def regions(size: int, shifts: Sequence[Shift], count: int, stride: int) -> list[Region]:
+    """Divides an axis of a sum.
+
+    Args:
+        size: of the image along it.
+        shifts: of the terms.
+        count: of the sum's pixels along it.
+        stride: from one window's pixel to the next.
+    """
+
+    def within(pixel: int) -> tuple[Shift, ...]:
+        return tuple(shift for shift in shifts if 0 <= shift.start + pixel * stride < size)
+
+    result = []
+    for same, pixels in itertools.groupby(range(count), within):
+        start, *rest = pixels
+        result.append(Region(start, 1 + len(rest), same))
+    return result or [Region(0, 0, ())]
+
+
+def _whole(
+    size: int, shifts: Sequence[Shift], count: int, stride: int
+) -> tuple[tuple[int, int], Region]:
+    """How to pad an image for every term to be within it everywhere, and the one region then."""
+    starts = [shift.start for shift in shifts]
+    before = max(0, -min(starts))
+    after = max(0, max(starts) + (count - 1) * stride + 1 - size)
+    moved = tuple(Shift(shift.weight, shift.start + before) for shift in shifts)
+    return (before, after), Region(0, count, moved)
+
+
+def pad(image: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """Zeros around the spatial axes; negative widths crop."""
+    zero = jnp.zeros((), image.dtype)
+    return lax.pad(image, zero, [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
+
+
+def concatenate(
+    axes: Sequence[Sequence[Region]],
+    compute: Callable[[list[Region]], jax.Array],
+    first: int,
+) -> jax.Array:
+    """Joins what ``compute`` makes of one region of each axis, ``first`` being the first axis."""
+
+    def join_from(chosen: list[Region]) -> jax.Array:
+        axis = len(chosen)
+        if axis == len(axes):
+            return compute(chosen)
+        return lax.concatenate(
+            [join_from([*chosen, region]) for region in axes[axis]], first + axis
+        )
+
+    return join_from([])
+
+
+def _rolled(
+    images: Sequence[jax.Array],
+    weights: Sequence[jax.Array],
+    chosen: Sequence[Region],
+    strides: Sequence[int],
+) -> jax.Array:
+    """One row of terms at a time."""
+    first, *others = chosen
+    extent = (first.count - 1) * strides[0] + 1
+    indices = jnp.array([[shift.weight, shift.start] for shift in first.shifts])
+    row = [Region(0, first.count, (Shift(0, 0),)), *others]
 
     Rows: TypeAlias = tuple[list[jax.Array], list[jax.Array]]
 
@@ -95,40 +192,54 @@ def sum_of_shifts(
         total, (rows, row_weights) = state
         # What is sliced for the next turn XLA cannot fuse into this turn's sum, which would keep
         # LLVM from vectorizing it.
-        return total + _unrolled(rows, row_weights, inner, counts, strides), take(i + 1)
+        return total + _unrolled(rows, row_weights, row, strides), take(i + 1)
 
-    shape = jax.eval_shape(
-        lambda: _unrolled(images, weights, [row[:1] for row in shifts], counts, strides)
-    )
+    shape = jax.eval_shape(lambda: _unrolled(*take(0), row, strides))
     start = jnp.zeros(shape.shape, shape.dtype), take(0)
-    return lax.fori_loop(0, len(shifts[0]), add, start)[0]
+    return lax.fori_loop(0, len(first.shifts), add, start)[0]
 
 
 def _unrolled(
     images: Sequence[jax.Array],
     weights: Sequence[jax.Array],
-    shifts: Sequence[Sequence[Shift]],
-    counts: Sequence[int],
+    chosen: Sequence[Region],
     strides: Sequence[int],
 ) -> jax.Array:
+    """The sum over one region of each axis."""
     dtype = accumulator(*images, *weights)
+    counts = [region.count for region in chosen]
 
     def product(term: Sequence[Shift], image: jax.Array, plane: jax.Array) -> jax.Array:
-        shifted = window(image, [shift.start for shift in term], counts, strides)
-        chosen = (slice(None) if i is None else slice(i, i + 1) for i, _ in term)
-        return shifted.astype(dtype) * plane[(slice(None), *chosen)].astype(dtype)
+        starts = [
+            shift.start + region.start * stride
+            for shift, region, stride in zip(term, chosen, strides, strict=True)
+        ]
+        shifted = window(image, starts, counts, strides)
+        some = (slice(None) if i is None else slice(i, i + 1) for i, _ in term)
+        return shifted.astype(dtype) * plane[(slice(None), *some)].astype(dtype)
 
+    if not all(region.count and region.shifts for region in chosen):
+        image, plane = images[0].shape, weights[0].shape
+        # Of weights that are taken whole the sum has the axis.
+        sizes = [
+            own if region.shifts and region.shifts[0].weight is None else region.count
+            for region, own in zip(chosen, plane[1:-1], strict=True)
+        ]
+        batch = image[0] if plane[0] == 1 else plane[0]
+        return jnp.zeros((batch, *sizes, image[-1]), dtype)
+
+    first, *others = (region.shifts for region in chosen)
     # Shorter chains of additions make smaller errors.
     rows = [
         functools.reduce(
             operator.add,
             (
-                product((first, *rest), image, plane)
-                for rest in itertools.product(*shifts[1:])
+                product((shift, *rest), image, plane)
+                for rest in itertools.product(*others)
                 for image, plane in zip(images, weights, strict=True)
             ),
         )
-        for first in shifts[0]
+        for shift in first
     ]
     return functools.reduce(operator.add, rows)
 

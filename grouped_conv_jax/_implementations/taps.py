@@ -32,10 +32,12 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
     if pixels.suits(convolution, convolution.image):
         return pixels.forward(x, filters, convolution)
 
-    images = shifts.planes(shifts.pad(x, convolution.padding), convolution.groups)
+    images = shifts.planes(x, convolution.groups)
     terms = [
-        [shifts.Shift(i, i * dilation) for i in range(size)]
-        for size, dilation in zip(convolution.filter_size, convolution.dilation, strict=True)
+        [shifts.Shift(i, i * dilation - before) for i in range(size)]
+        for size, dilation, (before, _) in zip(
+            convolution.filter_size, convolution.dilation, convolution.padding, strict=True
+        )
     ]
     by_filter = zip(*shifts.weights(filters, convolution.groups), strict=True)
     return shifts.join(
@@ -65,17 +67,15 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     terms: list[list[shifts.Shift]] = []
     counts: list[int] = []
     for axis in axes:
-        last = axis.quotients[-1]
+        start = axis.quotients[-1] - axis.padding[0]
         terms += [
-            [shifts.Shift(q // axis.dilation, last - q) for q in axis.quotients],
+            [shifts.Shift(q // axis.dilation, start - q) for q in axis.quotients],
             [shifts.Shift(None, 0)],
         ]
         counts += [axis.count, 1]
     images = [
         jnp.expand_dims(plane, [2 * i + 2 for i in range(len(axes))])
-        for plane in shifts.planes(
-            shifts.pad(y, [axis.padding for axis in axes]), convolution.groups
-        )
+        for plane in shifts.planes(y, convolution.groups)
     ]
     gradients = []
     for weights in shifts.weights(filters, convolution.groups):
@@ -87,7 +87,7 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """Filters ``(*filter, C, G*F)``."""
-    images = shifts.planes(shifts.pad(x, convolution.padding), convolution.groups)
+    images = shifts.planes(x, convolution.groups)
     cotangents = shifts.planes(y, convolution.groups)
     pairs = [
         [correlations.correlate(image, cotangent, convolution) for cotangent in cotangents]
