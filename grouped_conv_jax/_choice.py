@@ -1,5 +1,6 @@
 """Which implementation computes a role, for a platform and a shape, and why."""
 
+import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -12,10 +13,8 @@ from grouped_conv_jax._implementations import blocks, lax, taps
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
-# Measured on two x86-64 cores at 8x56x56x128, 3x3: with 1 * 2 weights a tap sums take a third of
-# the time of blocks, with 4 * 4 as long in the forward pass and three times as long in the filter
-# gradient.
-_FEW = 4
+# Weights a tap up to which an accelerator takes sums over taps, in forward pass and input gradient.
+_FEW_ON_ACCELERATORS = 4
 
 _MODULES: dict[str, ModuleType] = {"lax": lax, "taps": taps, "blocks": blocks}
 
@@ -79,13 +78,32 @@ def choose(
         return Choice(implementation, "asked for by name")
     if convolution.groups == 1:
         return Choice("lax", "one group is a dense convolution, which XLA does best")
-    few = channels * filters <= _FEW
-    tappable = few and taps.unsupported(role, convolution, channels, filters) is None
+    can = taps.unsupported(role, convolution, channels, filters) is None
     if platform == "cpu":
-        if tappable:
+        if can and _too_few_for_matrices(role, convolution, channels, filters):
             return Choice("taps", f"{channels} * {filters} weights a tap: too few for matrices")
         return Choice("blocks", f"{channels} * {filters} weights a tap: enough for matrices")
     # Not measured yet: what XLA's sources and users' reports support, no more.
-    if platform in ("cuda", "rocm") and tappable and role != Role.FILTER_GRADIENT:
+    few = can and channels * filters <= _FEW_ON_ACCELERATORS
+    if platform in ("cuda", "rocm") and few and role != Role.FILTER_GRADIENT:
         return Choice("taps", "bound by memory, and XLA fuses the sum (not measured)")
     return Choice("lax", f"nothing was measured to be faster on {platform}")
+
+
+def _too_few_for_matrices(
+    role: Role, convolution: Convolution, channels: int, filters: int
+) -> bool:
+    """Whether a CPU computes sums over taps faster than block-diagonal matrix products.
+
+    Measured on two x86-64 cores with 8 images of 14x14 to 56x56 pixels in 32 to 256 groups. Forward
+    pass and input gradient of 3x3 filters: sums take a fifth of the time of blocks with 1 * 2
+    channels times filters, a third with 2 * 2 and 1 * 4, half with 4 * 4. Of 5x5 and 7x7 filters:
+    half to a third with 2 * 2, 1.2 times as long with 4 * 4. With 1 * 16, 3x3, the input gradient
+    takes twice as long. Filter gradients of 3x3 filters: half the time with 1 * 2 and 1 * 3, 1.1 to
+    1.6 times as long with 2 * 2.
+    """
+    weights = channels * filters
+    if role == Role.FILTER_GRADIENT:
+        return weights <= 3
+    summed = (channels if role == Role.FORWARD else filters) * math.prod(convolution.filter_size)
+    return (weights <= 8 and min(channels, filters) <= 2) or (weights <= 16 and summed <= 72)

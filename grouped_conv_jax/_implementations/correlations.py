@@ -19,21 +19,29 @@ from jax import lax
 from grouped_conv_jax._convolution import Convolution, accumulator
 from grouped_conv_jax._implementations import shifts
 
-# Rows that are added up at once: of more, the caches do not keep as many streams apart.
-_ROWS = 14
+# Rows that are added up at once: of more, the caches do not keep as many streams apart. Filters
+# over 3x3 want more, for the arrays of sums not to be larger than the images.
+_ROWS, _ROWS_OF_LARGE = 14, 28
+_SMALL = 9
+# With more taps, those along the first axis share a product; with more still, a row of them has
+# sums of its own.
+_FEW, _MANY = 25, 256
 # More products than this are looped over, since the time to compile grows with them.
 _PRODUCTS = 768
 # And more accumulators than this, row by row.
 _ACCUMULATORS = 128
 
 
-def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
+def correlate(
+    image: jax.Array, cotangent: jax.Array, convolution: Convolution, pairs: int
+) -> jax.Array:
     """``(*filter, G)``: for each tap the sum over batch and outputs of window times cotangent.
 
     Args:
         image: ``(B, *image, G)``.
         cotangent: ``(B, *outputs, G)``.
         convolution: of which this is the filter gradient.
+        pairs: how many such gradients the program has.
     """
     if len(convolution.image) == 1:
         flat = dataclasses.replace(
@@ -44,27 +52,43 @@ def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) 
             padding=((0, 0), *convolution.padding),
             dilation=(1, *convolution.dilation),
         )
-        return correlate(image[:, None], cotangent[:, None], flat)[0]
-    products = convolution.outputs[0] * math.prod(convolution.filter_size)
-    if products <= _PRODUCTS:
+        return correlate(image[:, None], cotangent[:, None], flat, pairs)[0]
+    taps = math.prod(convolution.filter_size)
+    products = convolution.outputs[0] * taps * pairs
+    if taps <= _FEW and products <= _PRODUCTS:
         return _sums_of_rows(image, cotangent, convolution, 1)
-    padded = shifts.pad(image, convolution.padding)
-    unpadded = dataclasses.replace(
-        convolution, image=convolution.padded, padding=((0, 0),) * len(convolution.padding)
-    )
-    if products <= _PRODUCTS * convolution.filter_size[0]:
-        return _sums_of_rows(padded, cotangent, unpadded, convolution.filter_size[0])
-    if math.prod(convolution.filter_size) > _ACCUMULATORS and convolution.filter_size[0] > 1:
-        return _row_by_row(padded, cotangent, unpadded)
+    if taps <= _MANY and products <= _PRODUCTS * convolution.filter_size[0]:
+        image, convolution = _padded(image, convolution, 1)
+        return _sums_of_rows(image, cotangent, convolution, convolution.filter_size[0])
+    padded, unpadded = _padded(image, convolution, len(convolution.image))
+    if taps > _ACCUMULATORS and convolution.filter_size[0] > 1:
+        return _row_by_row(padded, cotangent, unpadded, pairs)
     return _accumulated(padded, cotangent, unpadded)
+
+
+def _padded(image: jax.Array, convolution: Convolution, axes: int) -> tuple[jax.Array, Convolution]:
+    """The image with its zeros along the first axes, and what is left to be done."""
+    count = len(convolution.image)
+    none = ((0, 0),) * count
+    padding = (*convolution.padding[:axes], *none[axes:])
+    return shifts.pad(image, padding), dataclasses.replace(
+        convolution,
+        image=(*convolution.padded[:axes], *convolution.image[axes:]),
+        padding=(*none[:axes], *convolution.padding[axes:]),
+    )
 
 
 def _sums_of_rows(
     image: jax.Array, cotangent: jax.Array, convolution: Convolution, together: int
 ) -> jax.Array:
-    """Of ``together`` taps along the first axis with one product for a row of outputs.
+    """Sums of a few rows of outputs, times what taps meet, with an axis for the taps.
 
-    Several need an image that is not padded, for all of them to meet each row.
+    Args:
+        image: as in :func:`correlate`.
+        cotangent: likewise.
+        convolution: likewise.
+        together: how many taps along the first axis share a product. Where it is not one, there
+            must be no padding along that axis, for all of them to meet every row.
     """
     stride, *strides = convolution.strides
     dilation, *dilations = convolution.dilation
@@ -76,7 +100,8 @@ def _sums_of_rows(
             *map(range, convolution.filter_size[1:]),
         )
     )
-    images = _images_added(cotangent.shape[0], convolution.outputs[0])
+    at_once = _ROWS if math.prod(convolution.filter_size) <= _SMALL else _ROWS_OF_LARGE
+    images = _images_added(cotangent.shape[0], convolution.outputs[0], at_once)
     image_blocks = [image[i::images] for i in range(images)]
     cotangent_blocks = [cotangent[i::images] for i in range(images)]
 
@@ -129,23 +154,28 @@ def _sums_of_rows(
         ]
         return shifts.concatenate(axes, lambda chosen: total(chosen, rows, tap[0]), 2)
 
-    sums = []
-    for first in range(0, convolution.outputs[0], _ROWS):
-        rows = range(first, min(first + _ROWS, convolution.outputs[0]))
+    def few(rows: Sequence[int], taps: Sequence[tuple[int, ...]]) -> jax.Array:
         stacked = jnp.stack([whole(rows, tap) for tap in taps], 1)
-        sums.append(stacked.sum((0, *range(3, stacked.ndim - 1))))
+        return stacked.sum((0, *range(3, stacked.ndim - 1)))
+
+    sums = []
+    for first in range(0, convolution.outputs[0], at_once):
+        rows = range(first, min(first + at_once, convolution.outputs[0]))
+        # More arrays than a few XLA would not stack in the loop that computes them.
+        parts = [few(rows, taps[i : i + _FEW]) for i in range(0, len(taps), _FEW)]
+        sums.append(jnp.concatenate(parts))
     # (taps, together, G) to (*filter, G)
     gradient = functools.reduce(operator.add, sums)
     gradient = gradient.reshape(-1, *convolution.filter_size[1:], *gradient.shape[1:])
     return jnp.moveaxis(gradient, -2, 1).reshape(*convolution.filter_size, -1)
 
 
-def _images_added(batch: int, rows: int) -> int:
+def _images_added(batch: int, rows: int, at_once: int) -> int:
     """How many images are added up, where one has few rows."""
     if not isinstance(batch, int):
         # An exported program's batch may not be known.
         return 1
-    return max(n for n in range(1, batch + 1) if n == 1 or (batch % n == 0 and n * rows <= _ROWS))
+    return max(n for n in range(1, batch + 1) if n == 1 or (batch % n == 0 and n * rows <= at_once))
 
 
 def _accumulated(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
@@ -177,7 +207,9 @@ def _accumulated(image: jax.Array, cotangent: jax.Array, convolution: Convolutio
     return jnp.stack(sums).reshape(*convolution.filter_size, -1)
 
 
-def _row_by_row(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
+def _row_by_row(
+    image: jax.Array, cotangent: jax.Array, convolution: Convolution, pairs: int
+) -> jax.Array:
     """Each row of taps from the rows of the image that it meets."""
     size = ((convolution.outputs[0] - 1) * convolution.strides[0] + 1, *convolution.image[1:])
     row = dataclasses.replace(
@@ -185,7 +217,7 @@ def _row_by_row(image: jax.Array, cotangent: jax.Array, convolution: Convolution
     )
 
     def of_row(start: jax.Array) -> jax.Array:
-        return correlate(lax.dynamic_slice_in_dim(image, start, size[0], 1), cotangent, row)
+        return correlate(lax.dynamic_slice_in_dim(image, start, size[0], 1), cotangent, row, pairs)
 
     starts = jnp.arange(convolution.filter_size[0]) * convolution.dilation[0]
     return lax.map(of_row, starts)[:, 0]

@@ -28,11 +28,9 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
         for size, (before, _) in zip(convolution.filter_size, convolution.padding, strict=True)
     ]
     flipped = jnp.flip(filters, range(len(origins)))
-    by_filter = zip(*shifts.weights(flipped, convolution.groups), strict=True)
+    by_filter = list(zip(*shifts.weights(flipped, convolution.groups), strict=True))
     pixels = shifts.planes(x, convolution.groups)
-    return shifts.join(
-        [_sum_over_pixels(windows, pixels, origins, convolution.outputs) for windows in by_filter]
-    )
+    return _sums_over_pixels(by_filter, pixels, origins, convolution.outputs)
 
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
@@ -40,13 +38,11 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     origins = [before for before, _ in convolution.padding]
     by_channel = shifts.weights(filters, convolution.groups)
     pixels = shifts.planes(y, convolution.groups)
-    return shifts.join(
-        [_sum_over_pixels(windows, pixels, origins, convolution.image) for windows in by_channel]
-    )
+    return _sums_over_pixels(by_channel, pixels, origins, convolution.image)
 
 
-def _sum_over_pixels(
-    windows: Sequence[jax.Array],
+def _sums_over_pixels(
+    windows: Sequence[Sequence[jax.Array]],
     pixels: Sequence[jax.Array],
     origins: Sequence[int],
     counts: Sequence[int],
@@ -54,8 +50,8 @@ def _sum_over_pixels(
     """Adds up windows of filters, each times a pixel.
 
     Args:
-        windows: for each plane of filters an array ``(*filter, G)``.
-        pixels: for each an array ``(B, *image, G)``.
+        windows: for each channel of the result, planes of filters ``(*filter, G)``.
+        pixels: for each of the planes an array ``(B, *image, G)``.
         origins: where the window of the first pixel starts, along each axis; that of the next
             starts one before it.
         counts: the window's size along each axis.
@@ -64,5 +60,12 @@ def _sum_over_pixels(
         [shifts.Shift(i, origin - i) for i in range(size)]
         for origin, size in zip(origins, pixels[0].shape[1:-1], strict=True)
     ]
-    images = [window[None] for window in windows]
-    return shifts.sum_of_shifts(images, pixels, terms, counts, [1] * len(counts))
+    strides = [1] * len(counts)
+    return shifts.join(
+        [
+            shifts.sum_of_shifts(
+                [plane[None] for plane in planes], pixels, terms, counts, strides, len(windows)
+            )
+            for planes in windows
+        ]
+    )

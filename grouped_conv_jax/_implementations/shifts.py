@@ -22,8 +22,8 @@ from grouped_conv_jax._convolution import accumulator
 
 # A sum of more terms than this is rolled up, since the time to compile grows with them.
 _UNROLLED_TERMS = 128
-# As many as this may the regions of an image have together; with more, it is padded.
-_REGIONS_TERMS = 512
+# As many as this may the regions of all sums have together; with more, images are padded.
+_REGIONS_TERMS = 800
 
 
 class Shift(NamedTuple):
@@ -79,6 +79,7 @@ def sum_of_shifts(
     shifts: Sequence[Sequence[Shift]],
     counts: Sequence[int],
     strides: Sequence[int],
+    sums: int,
 ) -> jax.Array:
     """Adds up windows of images, each times its weight; beyond their edges the images are zero.
 
@@ -89,6 +90,7 @@ def sum_of_shifts(
         shifts: for each axis the terms' shifts along it; the terms are their product.
         counts: the window's size along each axis.
         strides: the window's step along each axis.
+        sums: how many such sums the program has.
     """
     unrolled = len(images) * math.prod(map(len, shifts))
     roll = unrolled > _UNROLLED_TERMS and len(shifts[0]) > 1
@@ -101,7 +103,7 @@ def sum_of_shifts(
     padding = [(0, 0)] * len(axes)
     for i in reversed(range(len(axes))):
         together = (sum(len(region.shifts) for region in axis) for axis in axes)
-        if not roll and len(images) * math.prod(together) <= _REGIONS_TERMS:
+        if not roll and sums * len(images) * math.prod(together) <= _REGIONS_TERMS:
             break
         padding[i], whole = _whole(images[0].shape[1 + i], shifts[i], counts[i], strides[i])
         axes[i] = [whole]

@@ -39,7 +39,7 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
             convolution.filter_size, convolution.dilation, convolution.padding, strict=True
         )
     ]
-    by_filter = zip(*shifts.weights(filters, convolution.groups), strict=True)
+    by_filter = list(zip(*shifts.weights(filters, convolution.groups), strict=True))
     return shifts.join(
         [
             shifts.sum_of_shifts(
@@ -48,6 +48,7 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
                 terms,
                 convolution.outputs,
                 convolution.strides,
+                len(by_filter),
             )
             for weights in by_filter
         ]
@@ -78,9 +79,12 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
         for plane in shifts.planes(y, convolution.groups)
     ]
     gradients = []
-    for weights in shifts.weights(filters, convolution.groups):
+    by_channel = shifts.weights(filters, convolution.groups)
+    for weights in by_channel:
         phased = [phases.split_filters(plane, convolution)[None] for plane in weights]
-        total = shifts.sum_of_shifts(images, phased, terms, counts, [1] * len(counts))
+        total = shifts.sum_of_shifts(
+            images, phased, terms, counts, [1] * len(counts), len(by_channel)
+        )
         gradients.append(phases.interleave(total, axes))
     return shifts.join(gradients)
 
@@ -89,8 +93,9 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
     """Filters ``(*filter, C, G*F)``."""
     images = shifts.planes(x, convolution.groups)
     cotangents = shifts.planes(y, convolution.groups)
+    count = len(images) * len(cotangents)
     pairs = [
-        [correlations.correlate(image, cotangent, convolution) for cotangent in cotangents]
+        [correlations.correlate(image, cotangent, convolution, count) for cotangent in cotangents]
         for image in images
     ]
     # (C, F, *filter, G) to (*filter, C, G * F)
