@@ -9,7 +9,7 @@ import jax
 
 from grouped_conv_jax import _checks
 from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import blocks, lax, taps
+from grouped_conv_jax._implementations import blocks, lax, products, taps
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -30,17 +30,23 @@ class Choice(NamedTuple):
     implementation: str
     reason: str
 
-    def function(self, role: Role) -> Callable[..., jax.Array]:
-        """Computes the role from its operands and the description of the convolution."""
+    def function(self, role: Role, stacked: bool) -> Callable[..., jax.Array]:
+        """Computes the role from its operands and the description of the convolution.
+
+        Args:
+            role: the role.
+            stacked: whether ``vmap`` maps both operands.
+        """
+        if stacked and self.implementation == "blocks" and role == Role.FILTER_GRADIENT:
+            return products.filter_gradient
         return getattr(_MODULES[self.implementation], role.name.lower())
 
-    @property
-    def loops_over_stacks(self) -> bool:
+    def loops_over_stacks(self, role: Role) -> bool:
         """Whether operands that are both mapped by ``vmap`` are computed one pair at a time.
 
         Of a dense convolution of two mapped operands ``vmap`` would make a grouped one of lax's.
         """
-        return self.implementation == "blocks"
+        return self.implementation == "blocks" and role != Role.FILTER_GRADIENT
 
 
 def check_implementation(implementation: Any) -> str | None:

@@ -32,7 +32,7 @@ def compute(
     if role != Role.FORWARD:
         convolution = dataclasses.replace(convolution, preferred_element_type=None)
     function: Callable[..., jax.Array] = functools.partial(
-        choice.function(role), convolution=convolution
+        choice.function(role, any(map(all, stacks))), convolution=convolution
     )
     # With preferred_element_type a cotangent may be wider than what it meets.
     common = lhs.dtype if lhs.dtype == rhs.dtype else accumulator(lhs, rhs)
@@ -41,7 +41,7 @@ def compute(
         if level[images] and not level[1 - images] and role != Role.FILTER_GRADIENT:
             inner = stacks[depth + 1 :]
             function = _joined(function, images, sum(one[images] for one in inner), len(inner))
-        elif all(level) and choice.loops_over_stacks:
+        elif all(level) and choice.loops_over_stacks(role):
             function = functools.partial(_loop, function)
         else:
             function = jax.vmap(

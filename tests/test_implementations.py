@@ -67,6 +67,10 @@ CASES = {
     "fewer pixels than taps, channels": case((3, 3), (4, 4), 2, 2, 3, pad=((1, 5), (7, 0))),
     "fewer pixels than taps, many": case((12, 13), (13, 14), 1, 1, 3, pad=6),
     "fewer pixels than taps, cropped": case((6, 7), (5, 9), 1, 1, 3, pad=((-1, 2), (5, -2))),
+    "more rows than are added at once": case((33, 5), (3, 3), 1, 1, 3, batch=3, pad=1),
+    "many rows, few columns": case((100, 3), (3, 3), 1, 1, 3, stride=(1, 2), pad=1),
+    "many rows of large filters": case((31, 8), (7, 6), 1, 1, 3, pad=3),
+    "very many rows": case((300, 3), (3, 3), 1, 1, 3, batch=1, pad=1),
     "31x31": case((6, 33), (31, 31), 1, 1, 2, batch=1, pad=15),
     "31x31, many channels": case((6, 33), (31, 31), 5, 5, 2, batch=1, pad=15),
     "one pixel": case((1, 1), (3, 3), 1, 1, 6, pad=1),
@@ -168,6 +172,40 @@ def test_every_role_is_what_numpy_computes(implementation, shapes):
             atol=1e-12,
             err_msg=role.name,
         )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "depthwise",
+        "many channels per group",
+        "two groups",
+        "strided",
+        "cropped, many channels",
+        "1-D, many channels",
+        "3-D, many channels",
+    ],
+)
+def test_filter_gradients_of_every_sample_are_computed_at_once(name):
+    x_shape, filter_shape, convolution = CASES[name]
+    shapes = (4, *x_shape[1:]), filter_shape, convolution
+    arrays = operands(shapes, np.float32)
+    x, y = arrays[Role.INPUT_GRADIENT], arrays[Role.FORWARD]
+
+    def of_sample(x, y):
+        return _primitive.bind(
+            Role.FILTER_GRADIENT, x[None], y[None], convolution, dtype=x.dtype, implementation=None
+        )
+
+    compiled = jax.jit(jax.vmap(of_sample)).lower(x, y).compile()
+    one_by_one = [
+        reference_roles.filter_gradient(
+            image[None].astype(np.float64), cotangent[None].astype(np.float64), convolution
+        )
+        for image, cotangent in zip(x, y, strict=True)
+    ]
+    np.testing.assert_allclose(compiled(x, y), one_by_one, rtol=1e-5, atol=1e-5)
+    assert " while(" not in compiled.as_text()
 
 
 @pytest.mark.parametrize("name", LONG_SUMS)
