@@ -171,11 +171,12 @@ def _sums_of_rows(
 
 
 def _images_added(batch: int, rows: int, at_once: int) -> int:
-    """How many images are added up, where one has few rows."""
+    """How many images are added up at once, where one has few rows."""
     if not isinstance(batch, int):
         # An exported program's batch may not be known.
         return 1
-    return max(n for n in range(1, batch + 1) if n == 1 or (batch % n == 0 and n * rows <= at_once))
+    most = max(1, at_once // rows)
+    return max(n for n in range(1, most + 1) if batch % n == 0)
 
 
 def _accumulated(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
