@@ -208,6 +208,29 @@ def test_filter_gradients_of_every_sample_are_computed_at_once(name):
     assert " while(" not in compiled.as_text()
 
 
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param(case((28, 28), (3, 3), 1, 1, 32, batch=4, pad=1), id="depthwise"),
+        pytest.param(case((28, 28), (3, 3), 1, 1, 32, batch=4, stride=2, pad=1), id="strided"),
+        pytest.param(case((28, 28), (5, 5), 1, 1, 32, batch=4, pad=2), id="5x5"),
+        pytest.param(case((14, 14), (3, 3), 16, 16, 8, batch=4, pad=1), id="many channels"),
+    ],
+)
+def test_temporary_arrays_are_no_larger_than_inputs_and_outputs(shapes, role):
+    arrays = operands(shapes, np.float32)
+
+    def compute(lhs, rhs):
+        return _primitive.bind(
+            role, lhs, rhs, shapes[-1], dtype=np.dtype(np.float32), implementation=None
+        )
+
+    lhs, rhs = (arrays[operand] for operand in role.operands)
+    memory = jax.jit(compute).lower(lhs, rhs).compile().memory_analysis()
+    assert memory.temp_size_in_bytes <= sum(array.nbytes for array in arrays.values())
+
+
 @pytest.mark.parametrize("name", LONG_SUMS)
 def test_float32_errors_of_what_is_chosen_are_at_most_twice_those_of_lax(name):
     shapes, dtype = LONG_SUMS[name], np.dtype(np.float32)

@@ -154,15 +154,15 @@ def _sums_of_rows(
         ]
         return shifts.concatenate(axes, lambda chosen: total(chosen, rows, tap[0]), 2)
 
-    def few(rows: Sequence[int], taps: Sequence[tuple[int, ...]]) -> jax.Array:
-        stacked = jnp.stack([whole(rows, tap) for tap in taps], 1)
+    def reduced(rows: Sequence[int], some: Sequence[tuple[int, ...]]) -> jax.Array:
+        stacked = jnp.stack([whole(rows, tap) for tap in some], 1)
         return stacked.sum((0, *range(3, stacked.ndim - 1)))
 
     sums = []
     for first in range(0, convolution.outputs[0], at_once):
         rows = range(first, min(first + at_once, convolution.outputs[0]))
         # More arrays than a few XLA would not stack in the loop that computes them.
-        parts = [few(rows, taps[i : i + _FEW]) for i in range(0, len(taps), _FEW)]
+        parts = [reduced(rows, taps[i : i + _FEW]) for i in range(0, len(taps), _FEW)]
         sums.append(jnp.concatenate(parts))
     # (taps, together, G) to (*filter, G)
     gradient = functools.reduce(operator.add, sums)
