@@ -14,8 +14,8 @@ and the registration functions of ``jax.interpreters`` (``ad.defbilinear``,
 ``batching.primitive_batchers``, ``mlir.register_lowering`` and ``mlir.lower_fun``), what a lowering
 rule is told of the program (``axis_context``, ``lowering_parameters``), the type of an array on a
 mesh (``manual_axis_type``, ``sharding``) and the compiler's form of a sharding
-(``_to_xla_hlo_sharding``). Tried with JAX 0.10.0, 0.10.2 and 0.12.0; ``tests/test_primitive.py``
-fails loudly when one of them changes.
+(``_to_xla_hlo_sharding``). Tried with JAX 0.10.0, 0.10.2 and 0.12.0;
+``tests/test_jax_interfaces.py`` fails loudly when one of them changes.
 """
 
 import dataclasses
