@@ -123,14 +123,17 @@ def regions(size: int, shifts: Sequence[Shift], count: int, stride: int) -> list
         count: of the sum's pixels along it.
         stride: from one window's pixel to the next.
     """
-
-    def within(pixel: int) -> tuple[Shift, ...]:
-        return tuple(shift for shift in shifts if 0 <= shift.start + pixel * stride < size)
-
+    ranges = {}
+    for shift in shifts:
+        first = max(0, -(shift.start // stride))
+        stop = min(count, (size - 1 - shift.start) // stride + 1)
+        if first < stop:
+            ranges[shift] = (first, stop)
+    edges = sorted({0, count, *itertools.chain.from_iterable(ranges.values())})
     result = []
-    for same, pixels in itertools.groupby(range(count), within):
-        start, *rest = pixels
-        result.append(Region(start, 1 + len(rest), same))
+    for start, stop in itertools.pairwise(edges):
+        there = (shift for shift, (first, last) in ranges.items() if first <= start < last)
+        result.append(Region(start, stop - start, tuple(there)))
     return result or [Region(0, 0, ())]
 
 
