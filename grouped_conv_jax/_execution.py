@@ -41,7 +41,7 @@ def compute(
         if level[images] and not level[1 - images] and role != Role.FILTER_GRADIENT:
             inner = stacks[depth + 1 :]
             function = _joined(function, images, sum(one[images] for one in inner), len(inner))
-        elif all(level) and choice.loops_over_stacks(role):
+        elif all(level) and choice.loops_over_stacks(role, convolution):
             function = functools.partial(_loop, function)
         else:
             function = jax.vmap(

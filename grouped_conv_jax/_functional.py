@@ -122,7 +122,9 @@ def convolve(
     x: jax.Array, filters: jax.Array, convolution: Convolution, implementation: str | None
 ) -> jax.Array:
     """Returns ``(B, *out, G*F)`` for ``x`` ``(B, *in, G*C)`` and filters ``(*filter, C, G*F)``."""
-    if implementation == "lax" or (implementation is None and convolution.groups == 1):
+    if implementation == "lax" or not (
+        implementation or _primitive.serves(x, filters, convolution)
+    ):
         return lax.forward(x, filters, convolution)
     return _primitive.bind(
         Role.FORWARD,

@@ -39,6 +39,17 @@ from grouped_conv_jax._convolution import Convolution, Role, Stacks, accumulator
 primitive = jax.extend.core.Primitive("grouped_convolution")
 
 
+def serves(x: jax.Array, filters: jax.Array, convolution: Convolution) -> bool:
+    """Whether a convolution is better bound to the primitive than left to lax.
+
+    For one group lax allows every axis to be sharded.
+    """
+    if not _choice.has_fast_path(convolution):
+        return False
+    sharded = any(any(jax.typeof(operand).sharding.spec) for operand in (x, filters))
+    return convolution.groups > 1 or not sharded
+
+
 def bind(
     role: Role,
     lhs: jax.Array,
@@ -201,6 +212,10 @@ def _lowering(platform: str) -> Any:
         # An exported program cannot call back into this process when it is partitioned.
         if devices == 1 or module.lowering_parameters.for_export:
             return _lower_plainly(functools.partial(compute, **parameters), ctx, *operands)
+        if parameters["convolution"].groups == 1:
+            # The compiler itself partitions a dense convolution, along every axis.
+            dense = functools.partial(compute, **(parameters | {"implementation": "lax"}))
+            return _lower_plainly(dense, ctx, *operands)
         # Only their number matters: what is lowered here may run on any devices.
         context = dataclasses.replace(
             module.axis_context, device_assignment=(jax.local_devices()[0],) * devices

@@ -19,6 +19,8 @@ DATA_FORMATS = sorted(
     }
 )
 ALIASES = {"NHWC": "BSSC", "NCHW": "BCSS"}
+# For many programs that each run once: LLVM's optimizations would take most of the time.
+COMPILED_QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True)

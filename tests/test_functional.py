@@ -109,7 +109,8 @@ class TestDataFormat:
             images = iter((len(kept), len(kept) + 1))
             return array.transpose([next(images) if c == "S" else places[c] for c in data_format])
 
-        @jax.jit  # of all at once: compiling one by one takes three times as long
+        # All at once: compiling one by one takes three times as long.
+        @functools.partial(jax.jit, compiler_options=cases.COMPILED_QUICKLY)
         def convolve(x, weights):
             return {
                 data_format: grouped_conv2d(

@@ -42,7 +42,7 @@ def test_tangents_of_any_convolution_are_the_loops_and_cotangents_their_adjoint(
     by_bias = reference.grouped_conv2d(0 * x, 0 * weights, directions[2], **case.long_form)
     cotangent = np.random.default_rng(case.seed + 2).standard_normal(by_x.shape)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=cases.COMPILED_QUICKLY)
     def differentiate(primals, directions, cotangent):
         convolve = functools.partial(grouped_conv2d, **case.spelled)
         _, tangent = jax.jvp(convolve, primals, directions)

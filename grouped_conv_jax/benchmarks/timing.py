@@ -12,7 +12,7 @@ from grouped_conv_jax.benchmarks.contenders import Contender
 _TURN_SECONDS = 0.02
 _SETTLING_SECONDS = 0.003
 _MOST_CALLS_A_TURN = 100
-_SLOW_SECONDS = 0.5
+_SLOW_SECONDS = 5.0
 _FEWEST_TURNS = 2
 
 
