@@ -122,9 +122,9 @@ def convolve(
     x: jax.Array, filters: jax.Array, convolution: Convolution, implementation: str | None
 ) -> jax.Array:
     """Returns ``(B, *out, G*F)`` for ``x`` ``(B, *in, G*C)`` and filters ``(*filter, C, G*F)``."""
-    if implementation == "lax" or not (
-        implementation or _primitive.serves(x, filters, convolution)
-    ):
+    if implementation is None and not _primitive.serves(x, filters, convolution):
+        implementation = "lax"
+    if implementation == "lax":
         return lax.forward(x, filters, convolution)
     return _primitive.bind(
         Role.FORWARD,

@@ -62,10 +62,12 @@ CASES = {
     "large filter, strided and dilated": case(
         (19, 21), (11, 13), 1, 2, 2, stride=(2, 3), dilation=(3, 2), pad=14
     ),
+    "large filter, strided": case((17, 15), (15, 15), 1, 1, 3, stride=2, pad=7),
     "fewer pixels than taps": case((4, 3), (5, 6), 1, 1, 5, pad=((2, 3), (4, 1))),
     "fewer pixels than taps, multiplier": case((3, 4), (5, 5), 1, 3, 2, pad=((2, 2), (0, 3))),
     "fewer pixels than taps, channels": case((3, 3), (4, 4), 2, 2, 3, pad=((1, 5), (7, 0))),
     "fewer pixels than taps, many": case((12, 13), (13, 14), 1, 1, 3, pad=6),
+    "fewer pixels than taps, of 4 KB": case((5, 6), (6, 6), 1, 1, 1024, batch=1, pad=3),
     "fewer pixels than taps, cropped": case((6, 7), (5, 9), 1, 1, 3, pad=((-1, 2), (5, -2))),
     "more rows than are added at once": case((33, 5), (3, 3), 1, 1, 3, batch=3, pad=1),
     "many rows, few columns": case((100, 3), (3, 3), 1, 1, 3, stride=(1, 2), pad=1),

@@ -13,6 +13,10 @@ import jax.numpy as jnp
 from grouped_conv_jax._convolution import Convolution
 from grouped_conv_jax._implementations import shifts
 
+# Filters cost little to pad, so sums of few terms are rolled up too: 0.8 to 3 times as fast, and
+# three times as fast to compile.
+_UNROLLED_TERMS = 24
+
 
 def suits(convolution: Convolution, image: tuple[int, ...]) -> bool:
     """Whether an image has fewer pixels than the filter has taps, and the two may change places."""
@@ -64,7 +68,13 @@ def _sums_over_pixels(
     return shifts.join(
         [
             shifts.sum_of_shifts(
-                [plane[None] for plane in planes], pixels, terms, counts, strides, len(windows)
+                [plane[None] for plane in planes],
+                pixels,
+                terms,
+                counts,
+                strides,
+                len(windows),
+                _UNROLLED_TERMS,
             )
             for planes in windows
         ]

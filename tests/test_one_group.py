@@ -1,0 +1,130 @@
+"""One group is a dense convolution, which is lax's; but of 1x1 filters a CPU makes a product."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from test_drop_in import arrays
+from test_sharding import BOTH, collectives, make_mesh
+
+from grouped_conv_jax import conv_general_dilated, explain, grouped_conv2d
+
+ARGUMENTS = {
+    "window_strides": (1, 1),
+    "padding": "SAME",
+    "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+}
+SHAPES = (8, 6, 5, 16), (1, 1, 16, 24)
+
+
+def value_and_gradients(convolve, strides=(1, 1)):
+    """``y`` and both gradients of the sum of its sine."""
+    arguments = ARGUMENTS | {"window_strides": strides}
+
+    def loss(x, filters):
+        y = convolve(x, filters, **arguments)
+        return jnp.sum(jnp.sin(y)), y
+
+    return jax.value_and_grad(loss, (0, 1), has_aux=True)
+
+
+def expected(x, filters, strides=(1, 1)):
+    """The same in float64."""
+    x, filters = np.asarray(x, np.float64), np.asarray(filters, np.float64)
+    pixels = x[:, :: strides[0], :: strides[1]]
+    y = np.einsum("bhwc,cf->bhwf", pixels, filters[0, 0])
+    dx = np.zeros_like(x)
+    dx[:, :: strides[0], :: strides[1]] = np.einsum("bhwf,cf->bhwc", np.cos(y), filters[0, 0])
+    dw = np.einsum("bhwc,bhwf->cf", pixels, np.cos(y))
+    return (np.sin(y).sum(), y), (dx, dw[None, None])
+
+
+def assert_close(actual, desired):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), actual, desired
+    )
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1), (3, 4)])
+def test_no_convolution_is_left_and_the_numbers_are_those_of_numpy(strides):
+    operands = arrays(*SHAPES)
+    compiled = jax.jit(value_and_gradients(conv_general_dilated, strides)).lower(*operands)
+    assert "convolution" not in compiled.as_text()
+    assert_close(compiled.compile()(*operands), expected(*operands, strides))
+
+
+def test_mapped_operands_are_products_too():
+    operands = [jnp.stack([array, array[::-1] / 2, -array]) for array in arrays(*SHAPES)]
+    mapped = jax.jit(jax.vmap(value_and_gradients(conv_general_dilated))).lower(*operands)
+    assert "convolution" not in mapped.as_text()
+    actual = mapped.compile()(*operands)
+    for i in range(3):
+        one = jax.tree.map(lambda array, i=i: array[i], actual)
+        assert_close(one, expected(*(operand[i] for operand in operands)))
+
+
+@pytest.mark.parametrize(("channels", "filters"), [(7, 24), (24, 7)])
+def test_narrow_products_are_left_to_lax_but_for_the_filter_gradient(channels, filters):
+    x, weights = np.ones((2, 6, 5, channels)), np.ones((1, 1, channels, filters, 1))
+    told = explain(x, weights)
+    assert {role: choice.implementation for role, choice in told.items()} == {
+        "forward": "lax",
+        "input_gradient": "lax",
+        "filter_gradient": "blocks",
+    }
+
+
+def test_other_platforms_are_left_to_lax():
+    x, weights = np.ones((2, 6, 5, 16)), np.ones((1, 1, 16, 24, 1))
+    for platform in ("cuda", "rocm", "tpu"):
+        told = explain(x, weights, platform=platform)
+        assert {choice.implementation for choice in told.values()} == {"lax"}
+
+
+def test_the_layers_function_takes_the_same_way():
+    x, filters = arrays(*SHAPES)
+    convolve = jax.jit(lambda x, w: grouped_conv2d(x, w, stride=2)).lower(x, filters[..., None])
+    assert "convolution" not in convolve.as_text()
+    (_, desired), _ = expected(x, filters, (2, 2))
+    assert_close(convolve.compile()(x, filters[..., None]), desired)
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        (P(BOTH), P()),
+        (P(None, "data"), P()),
+        (P("data"), P(None, None, None, "model")),
+        (P("data", None, None, "model"), P(None, None, "model")),
+    ],
+    ids=["batch", "height", "filters", "channels"],
+)
+def test_sharded_it_is_the_program_that_lax_makes(specs):
+    mesh = make_mesh(AxisType.Auto)
+    operands = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip(arrays(*SHAPES), specs, strict=True)
+    ]
+    ours, theirs = (
+        jax.jit(value_and_gradients(f)).lower(*operands).compile()
+        for f in (conv_general_dilated, lax.conv_general_dilated)
+    )
+    assert collectives(ours) == collectives(theirs)
+    assert_close(ours(*operands), expected(*arrays(*SHAPES)))
+
+
+def test_types_that_are_sharded_go_to_lax_unchanged():
+    with jax.set_mesh(make_mesh(AxisType.Explicit)):
+        x, filters = arrays(*SHAPES)
+        x = jax.device_put(x, P("data"))
+        arguments = ARGUMENTS | {"out_sharding": None}
+        ours, theirs = (
+            str(jax.make_jaxpr(functools.partial(f, **arguments))(x, filters))
+            for f in (conv_general_dilated, lax.conv_general_dilated)
+        )
+    assert ours == theirs
