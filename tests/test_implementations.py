@@ -42,6 +42,7 @@ CASES = {
     "two groups": case((6, 5), (3, 3), 10, 14, 2, pad=1),
     "one group": case((6, 5), (3, 3), 2, 3, 1, pad=1),
     "1x1": case((5, 4), (1, 1), 3, 4, 4),
+    "1x1, two groups": case((5, 4), (1, 1), 8, 6, 2, stride=(2, 1)),
     "1x1 strided": case((5, 4), (1, 1), 1, 1, 4, stride=2),
     "strided": case((9, 8), (3, 3), 1, 2, 4, stride=(2, 3), pad=1),
     "strided past the filter": case((11, 10), (2, 2), 2, 2, 3, stride=(3, 4)),

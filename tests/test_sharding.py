@@ -108,7 +108,7 @@ CASES = {
     "depthwise": (same(), 1, 1, 2),
     "strided": (same(strides=(2, 1)), 1, 1, 1),
     "dilated": (same(dilation=(2, 1)), 1, 1, 2),
-    "four channels and filters": (same(), 4, 4, 2),
+    "many channels and filters": (same(), 8, 8, 2),
     "two filters a channel": (same(), 1, 2, 2),
 }
 # Images, filters, and the axis of images that is sharded.
@@ -177,7 +177,7 @@ def test_any_padding_of_a_sharded_axis(role, padding, extent, stride):
 
 
 def test_gradients_of_each_example_stay_where_the_example_is(mesh):
-    convolution, channels, filters, _ = CASES["four channels and filters"]
+    convolution, channels, filters, _ = CASES["many channels and filters"]
     values = arrays(convolution, 8, channels, filters)
     x = jax.device_put(values[Role.INPUT_GRADIENT], NamedSharding(mesh, P(BOTH)))
     kernel = jax.device_put(values[Role.FILTER_GRADIENT], NamedSharding(mesh, P()))

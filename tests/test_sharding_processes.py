@@ -28,7 +28,7 @@ SHARDINGS = {
 
 def operands():
     random = np.random.default_rng(0)
-    shapes = (8, 16, 4, 32), (3, 3, 4, 4, 8)
+    shapes = (8, 16, 4, 16), (3, 3, 2, 2, 8)
     return [random.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
