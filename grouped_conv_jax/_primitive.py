@@ -213,8 +213,9 @@ def _lowering(platform: str) -> Any:
         if devices == 1 or module.lowering_parameters.for_export:
             return _lower_plainly(functools.partial(compute, **parameters), ctx, *operands)
         if parameters["convolution"].groups == 1:
-            # The compiler itself partitions a dense convolution, along every axis.
-            dense = functools.partial(compute, **(parameters | {"implementation": "lax"}))
+            # Plain JAX without groups the compiler partitions itself, a convolution best.
+            name = parameters["implementation"] or "lax"
+            dense = functools.partial(compute, **(parameters | {"implementation": name}))
             return _lower_plainly(dense, ctx, *operands)
         # Only their number matters: what is lowered here may run on any devices.
         context = dataclasses.replace(

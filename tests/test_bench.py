@@ -141,8 +141,8 @@ def test_turns_are_interleaved_and_within_the_budget():
         return Ready({}, contender, seconds)
 
     # Seconds as estimated, so that each turn is one call.
-    contestants = [ready("fast", 1.0), ready("slow", 4.0), ready("slowest", 100.0)]
-    timing.take_turns(contestants, repeats=8, budget=16.0)
+    contestants = [ready("fast", 10.0), ready("slow", 40.0), ready("slowest", 1000.0)]
+    timing.take_turns(contestants, repeats=8, budget=160.0)
     assert [order.count(name) for name in ("fast", "slow", "slowest")] == [8, 4, 2]
     assert order[:3] == ["fast", "slow", "slowest"]
     assert "".join(name[:1] if name == "fast" else "s" for name in order) == "fssffsffssffsf"
@@ -158,7 +158,7 @@ def test_calls_of_a_turn_are_queued_where_the_device_orders_them():
     def run(queued):
         waits.clear()
         contender = Contender("", "", lambda: 0, waits.append, queued, {})
-        timing.take_turns([Ready({}, contender, 0.6 if queued else 0.004)], 1, 1.0)
+        timing.take_turns([Ready({}, contender, 6.0 if queued else 0.004)], 1, 1.0)
         return len(waits)
 
     assert run(queued=True) == 1

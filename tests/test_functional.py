@@ -196,6 +196,8 @@ class TestDtypes:
         assert y.dtype == jnp.float32
         np.testing.assert_array_equal(y.ravel(), [4 + np.float32(2.0**-20)])
 
-    def test_precision_reaches_the_convolution(self):
-        trace = jax.make_jaxpr(functools.partial(grouped_conv2d, precision="highest"))
-        assert "HIGHEST" in str(trace(jnp.ones((2, 2, 1)), jnp.ones((1, 1, 1, 1, 1))))
+    @pytest.mark.parametrize("weights_shape", [(3, 3, 2, 3, 1), (1, 1, 8, 9, 1), (2, 3, 8, 9, 4)])
+    def test_precision_reaches_the_convolution(self, weights_shape):
+        x = jnp.ones((4, 4, weights_shape[2] * weights_shape[4]))
+        convolve = jax.jit(functools.partial(grouped_conv2d, precision="highest"))
+        assert "HIGHEST" in convolve.lower(x, jnp.ones(weights_shape)).as_text()

@@ -118,6 +118,18 @@ def test_sharded_it_is_the_program_that_lax_makes(specs):
     assert_close(ours(*operands), expected(*arrays(*SHAPES)))
 
 
+def test_sharded_an_implementation_asked_for_by_name_is_used():
+    mesh = make_mesh(AxisType.Auto)
+    x, filters = arrays(*SHAPES)
+    x = jax.device_put(x, NamedSharding(mesh, P(BOTH)))
+    weights = jax.device_put(filters[..., None], NamedSharding(mesh, P()))
+    convolve = jax.jit(functools.partial(grouped_conv2d, implementation="blocks"))
+    compiled = convolve.lower(x, weights).compile()
+    assert "convolution(" not in compiled.as_text()
+    (_, desired), _ = expected(*arrays(*SHAPES))
+    assert_close(compiled(x, weights), desired)
+
+
 def test_types_that_are_sharded_go_to_lax_unchanged():
     with jax.set_mesh(make_mesh(AxisType.Explicit)):
         x, filters = arrays(*SHAPES)
