@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grouped_conv_jax import conv_general_dilated, grouped_conv2d
+from grouped_conv_jax import conv_general_dilated
 from grouped_conv_jax._convolution import Convolution, Role
 
 COLLECTIVES = "all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter"
@@ -347,69 +347,3 @@ class TestWhateverIsAskedFor:
         again = jax.export.deserialize(exported.serialize())
         assert again.nr_devices == 8
         assert_close(jax.jit(again.call)(x, kernel), expected(Role.FORWARD, convolution, values))
-
-
-class TestExplicitTypes:
-    @pytest.fixture(autouse=True)
-    def mesh(self):
-        with jax.set_mesh(make_mesh(AxisType.Explicit)):
-            yield
-
-    def types(self, x, filters):
-        shapes = (8, 16, 4, 16), (4, 3, 2, 16)
-        operands = [
-            jax.device_put(jnp.ones(shape), spec)
-            for shape, spec in zip(shapes, (x, filters), strict=True)
-        ]
-        function = functools.partial(convolve, convolution=same((4, 3)))
-        return jax.typeof(function(*operands)).sharding.spec
-
-    def test_what_only_one_operand_splits_is_split_in_the_result(self):
-        result = self.types(P("data"), P(None, None, None, "model"))
-        assert result == P("data", None, None, "model")
-        assert self.types(P(None, "data", None, "model"), P()) == P(None, "data", None, "model")
-
-    def test_gradients_have_the_types_of_what_they_are_gradients_of(self):
-        x = jax.device_put(jnp.ones((8, 16, 4, 16)), P("data"))
-        weights = jax.device_put(jnp.ones((3, 3, 2, 2, 8)), P(None, None, None, None, "model"))
-        bias = jax.device_put(jnp.ones((1, 1, 2, 8)), P(None, None, None, "model"))
-
-        def loss(x, weights, bias):
-            return jnp.sum(jnp.sin(grouped_conv2d(x, weights, bias, padding="same")))
-
-        gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(x, weights, bias)
-        assert jax.tree.map(jax.typeof, gradients) == tuple(map(jax.typeof, (x, weights, bias)))
-
-    @pytest.mark.parametrize(
-        ("x", "filters", "received"),
-        [
-            (P(), P(None, None, "data"), "P(None, None, 'data', None)"),
-            (P(), P("data"), "P('data', None, None, None)"),
-            (P("data"), P(None, None, None, "data"), "P(None, None, None, 'data')"),
-            (P(*[None] * 3, "model"), P(*[None] * 3, "data"), "P(None, None, None, 'data')"),
-        ],
-    )
-    def test_filters_that_cannot_stay_sharded_are_named(self, x, filters, received):
-        message = (
-            rf"the sharding of the filters .*; got {re.escape(received)} .*jax.sharding.reshard"
-        )
-        with pytest.raises(ValueError, match=message):
-            self.types(x, filters)
-
-    @pytest.mark.parametrize("name", ["weights", "bias"])
-    def test_learnables_that_are_not_split_by_groups_are_named(self, name):
-        learnables = {"weights": jnp.ones((3, 3, 1, 4, 2)), "bias": jnp.ones((1, 1, 4, 2))}
-        spec = P(*[None] * (learnables[name].ndim - 2), "model")
-        learnables[name] = jax.device_put(learnables[name], spec)
-        message = rf"{name} of shape .*, got P\(None.*, 'model', None\); use jax.sharding.reshard"
-        with pytest.raises(ValueError, match=message):
-            grouped_conv2d(jnp.ones((2, 8, 8, 2)), **learnables)
-
-    def test_channels_are_not_cut_within_a_group(self):
-        x = jax.device_put(jnp.ones((2, 8, 8, 8)), P(None, None, None, "model"))
-        weights = jnp.ones((3, 3, 4, 1, 2))
-        message = (
-            r"the sharding of x .*; got P\(None, None, None, 'model'\) for shape \(2, 8, 8, 8\)"
-        )
-        with pytest.raises(ValueError, match=message):
-            grouped_conv2d(x, weights)
