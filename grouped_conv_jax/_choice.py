@@ -60,11 +60,6 @@ def check_implementation(implementation: Any) -> str | None:
     return _checks.word("implementation", implementation, tuple(_MODULES), "None")
 
 
-def has_fast_path(convolution: Convolution) -> bool:
-    """Whether some platform has a faster way than lax's."""
-    return convolution.groups > 1 or pointwise.suits(convolution)
-
-
 def choose(
     role: Role,
     convolution: Convolution,

@@ -29,10 +29,9 @@ def conv_general_dilated(
     """Does what ``jax.lax.conv_general_dilated`` does, and grouped convolutions faster.
 
     Grouped convolutions of floating-point arrays take the fast path, for any number of spatial
-    dimensions and any dimension numbers, and so does one group of 1x1 filters in ``"NHWC"`` and
-    ``"HWIO"``, a matrix product that XLA:CPU does not see. Everything else goes to lax unchanged:
-    one group of larger filters, ``lhs_dilation`` (transposed convolutions), ``batch_group_count``,
-    ``out_sharding``, other dtypes.
+    dimensions and any dimension numbers; everything else goes to lax unchanged: one group,
+    ``lhs_dilation`` (transposed convolutions), ``batch_group_count``, ``out_sharding``, other
+    dtypes.
 
     Args:
         lhs: input, axes as ``dimension_numbers`` says.
@@ -80,18 +79,15 @@ def conv_general_dilated(
     }
     if out_sharding is not None:
         return lax.conv_general_dilated(lhs, rhs, out_sharding=out_sharding, **arguments)
-    if batch_group_count != 1 or not _is_plain(lhs, rhs, lhs_dilation):
+    if feature_group_count == 1 or batch_group_count != 1 or not _is_plain(lhs, rhs, lhs_dilation):
         return lax.conv_general_dilated(lhs, rhs, **arguments)
 
     # The checks are lax's own, and so are their messages; but more may be sharded here than there.
     whole = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (lhs, rhs)]
     result = jax.eval_shape(lambda a, b: lax.conv_general_dilated(a, b, **arguments), *whole)
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    image_order = _batch_first_channels_last(numbers.lhs_spec)
-    filter_order = [*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]]
-    if feature_group_count == 1 and not image_order == filter_order == list(range(lhs.ndim)):
-        return lax.conv_general_dilated(lhs, rhs, **arguments)
-    x, filters = jnp.transpose(lhs, image_order), jnp.transpose(rhs, filter_order)
+    x = jnp.transpose(lhs, _batch_first_channels_last(numbers.lhs_spec))
+    filters = jnp.transpose(rhs, [*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]])
     image, filter_size = x.shape[1:-1], filters.shape[:-2]
     if not all(isinstance(size, int) for size in (*image, *filter_size)) or 0 in rhs.shape:
         return lax.conv_general_dilated(lhs, rhs, **arguments)
@@ -111,8 +107,6 @@ def conv_general_dilated(
         precision=static_precision(precision),
         preferred_element_type=None if preferred_element_type is None else result.dtype,
     )
-    if not _primitive.serves(x, filters, convolution):
-        return lax.conv_general_dilated(lhs, rhs, **arguments)
     y = _primitive.bind(Role.FORWARD, x, filters, convolution, dtype=result.dtype)
     order = _batch_first_channels_last(numbers.out_spec)
     return jnp.transpose(y, [order.index(axis) for axis in range(y.ndim)])

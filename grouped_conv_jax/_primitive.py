@@ -39,17 +39,6 @@ from grouped_conv_jax._convolution import Convolution, Role, Stacks, accumulator
 primitive = jax.extend.core.Primitive("grouped_convolution")
 
 
-def serves(x: jax.Array, filters: jax.Array, convolution: Convolution) -> bool:
-    """Whether a convolution is better bound to the primitive than left to lax.
-
-    For one group lax allows every axis to be sharded.
-    """
-    if not _choice.has_fast_path(convolution):
-        return False
-    sharded = any(any(jax.typeof(operand).sharding.spec) for operand in (x, filters))
-    return convolution.groups > 1 or not sharded
-
-
 def bind(
     role: Role,
     lhs: jax.Array,
