@@ -12,7 +12,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +20,17 @@ from jax import lax
 
 from grouped_conv_jax._convolution import accumulator
 
-# A sum of more terms than this is rolled up, since the time to compile grows with them.
-_UNROLLED_TERMS = 128
-# So many of them are then added up at once. Of float32 and filters from 11x11 to 31x31, with 64 and
-# 128 channels 30 to 44 are best; with 256, 512 and 1024 channels 28, 14 and 7 are, and with twice
-# as many it takes 1.7 to 2.3 times as long.
-_ROLLED_TERMS = 32
+# A sum with more weights than this is added up in turns: 0.4 to 1.2 times as long, and less to
+# compile.
+_UNROLLED_WEIGHTS = 64
+# Of so many terms each. Of float32 and filters from 11x11 to 31x31, with 64 and 128 channels 30 to
+# 44 are best; with 256, 512 and 1024 channels 28, 14 and 7 are, and with twice as many it takes 1.7
+# to 2.3 times as long.
+_TERMS_A_TURN = 32
 _TERMS_A_SET = 7
 _CACHE_WAY = 4096
+# Of no more terms than this turns are compiled, which takes 3 ms a term; a loop does the others.
+_COMPILED_TERMS = 384
 # As many as this may the regions of all sums have together; with more, images are padded.
 _REGIONS_TERMS = 800
 
@@ -86,7 +89,7 @@ def sum_of_shifts(
     counts: Sequence[int],
     strides: Sequence[int],
     sums: int,
-    most_unrolled: int = _UNROLLED_TERMS,
+    most_unrolled: int = _UNROLLED_WEIGHTS,
 ) -> jax.Array:
     """Adds up windows of images, each times its weight; beyond their edges the images are zero.
 
@@ -98,10 +101,10 @@ def sum_of_shifts(
         counts: the window's size along each axis.
         strides: the window's step along each axis.
         sums: how many such sums the program has.
-        most_unrolled: terms; of more the sum is rolled up, and images are padded.
+        most_unrolled: weights; with more, terms are added up in turns, and images are padded.
     """
-    unrolled = len(images) * math.prod(map(len, shifts))
-    roll = unrolled > most_unrolled and len(shifts[0]) > 1
+    unrolled = len(images) * math.prod(weights[0].shape[1:-1])
+    many = unrolled > most_unrolled and len(shifts[0]) > 1
     axes = [
         regions(size, terms, count, stride)
         for size, terms, count, stride in zip(
@@ -111,14 +114,14 @@ def sum_of_shifts(
     padding = [(0, 0)] * len(axes)
     for i in reversed(range(len(axes))):
         together = (sum(len(region.shifts) for region in axis) for axis in axes)
-        if not roll and sums * len(images) * math.prod(together) <= _REGIONS_TERMS:
+        if not many and sums * len(images) * math.prod(together) <= _REGIONS_TERMS:
             break
         padding[i], whole = _whole(images[0].shape[1 + i], shifts[i], counts[i], strides[i])
         axes[i] = [whole]
     if any(map(any, padding)):
         images = [pad(image, padding) for image in images]
-    if roll:
-        return _rolled(images, weights, [whole for [whole] in axes], strides)
+    if many:
+        return _in_turns(images, weights, [whole for [whole] in axes], strides)
     return concatenate(axes, lambda chosen: _unrolled(images, weights, chosen, strides), 1)
 
 
@@ -180,7 +183,7 @@ def concatenate(
     return join_from([])
 
 
-def _rolled(
+def _in_turns(
     images: Sequence[jax.Array],
     weights: Sequence[jax.Array],
     chosen: Sequence[Region],
@@ -188,49 +191,80 @@ def _rolled(
 ) -> jax.Array:
     """A few rows of terms at a time."""
     first, *others = chosen
-    places = [(shift.weight or 0, shift.start) for shift in first.shifts]
-    steps = {(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(places)}
     row_terms = len(images) * math.prod(len(region.shifts) for region in others)
-    # Of rows that are not evenly spaced no two turns would be alike.
-    rows = max(1, _terms_at_once(images[0]) // row_terms) if len(steps) == 1 else 1
-    rest = len(first.shifts) % rows
-    turns = [places[i : i + rows] for i in range(rest, len(places), rows)]
-    origins = [tuple(map(min, zip(*turn, strict=True))) for turn in turns]
-    alike = tuple(
-        Shift(weight - origins[0][0], start - origins[0][1]) for weight, start in turns[0]
-    )
-    turn = [Region(0, first.count, alike), *others]
+    # What one term reads of the weights for the neighbours that a pixel is broadcast to.
+    beside = weights[0].shape[-2] if others and others[-1].shifts[0].weight is None else 1
+    rows = max(1, _terms_a_turn(images[0]) // (row_terms * beside))
+
+    def add(
+        total: jax.Array,
+        images: Sequence[jax.Array],
+        weights: Sequence[jax.Array],
+        shifts: Sequence[Shift],
+    ) -> jax.Array:
+        # A branch for each turn keeps XLA from fusing the turns; slices that start where a loop
+        # says, fused into a sum, would keep LLVM from vectorizing it.
+        def turn(shifts: Sequence[Shift], total: jax.Array) -> jax.Array:
+            some = Region(0, first.count, tuple(shifts))
+            return total + _unrolled(images, weights, [some, *others], strides)
+
+        turns = [functools.partial(turn, shifts[i : i + rows]) for i in range(0, len(shifts), rows)]
+        return lax.fori_loop(0, len(turns), lambda i, total: lax.switch(i, turns, total), total)
+
+    total = _unrolled(images, weights, [Region(0, first.count, ()), *others], strides)
+    size = _rows_compiled(first.shifts, max(1, _COMPILED_TERMS // row_terms))
+    rest = len(first.shifts) % size
+    if rest:
+        total = add(total, images, weights, first.shifts[:rest])
+    loops = [first.shifts[i : i + size] for i in range(rest, len(first.shifts), size)]
+    if len(loops) == 1:
+        return add(total, images, weights, loops[0])
+
+    origins = [(min(s.weight or 0 for s in loop), min(s.start for s in loop)) for loop in loops]
+    weight, start = origins[0]
+    alike = [Shift((shift.weight or 0) - weight, shift.start - start) for shift in loops[0]]
     extent = max(shift.start for shift in alike) + (first.count - 1) * strides[0] + 1
+    weight_extent = max(shift.weight or 0 for shift in alike) + 1
     indices = jnp.array(origins)
 
-    Rows: TypeAlias = tuple[list[jax.Array], list[jax.Array]]
-
-    def take(i: jax.Array | int) -> Rows:
+    def add_loop(i: jax.Array, total: jax.Array) -> jax.Array:
         weight, start = indices[i]
-        return (
+        return add(
+            total,
             [lax.dynamic_slice_in_dim(image, start, extent, 1) for image in images],
-            [lax.dynamic_slice_in_dim(plane, weight, rows, 1) for plane in weights],
+            [lax.dynamic_slice_in_dim(plane, weight, weight_extent, 1) for plane in weights],
+            alike,
         )
 
-    def add(i: jax.Array, state: tuple[jax.Array, Rows]) -> tuple[jax.Array, Rows]:
-        total, (image_rows, weight_rows) = state
-        # What is sliced for the next turn XLA cannot fuse into this turn's sum, which would keep
-        # LLVM from vectorizing it.
-        return total + _unrolled(image_rows, weight_rows, turn, strides), take(i + 1)
-
-    left_over = [Region(0, first.count, first.shifts[:rest]), *others]
-    begin = _unrolled(images, weights, left_over, strides)
-    return lax.fori_loop(0, len(turns), add, (begin, take(0)))[0]
+    return lax.fori_loop(0, len(loops), add_loop, total)
 
 
-def _terms_at_once(image: jax.Array) -> int:
+def _rows_compiled(shifts: Sequence[Shift], most: int) -> int:
+    """The most rows of terms, up to a limit, that a loop over the others can be made of."""
+
+    def gaps(first: int, size: int) -> list[tuple[int, int]]:
+        loop = shifts[first : first + size]
+        return [
+            ((b.weight or 0) - (a.weight or 0), b.start - a.start)
+            for a, b in itertools.pairwise(loop)
+        ]
+
+    count = len(shifts)
+    for size in range(count // math.ceil(count / most), 1, -1):
+        firsts = range(count % size, count, size)
+        if all(gaps(first, size) == gaps(firsts[0], size) for first in firsts):
+            return size
+    return 1
+
+
+def _terms_a_turn(image: jax.Array) -> int:
     """As many terms of a sum as the first-level cache keeps apart.
 
     What lies a multiple of 4 KB apart falls into the same set of the cache. The more powers of two
     the size of a pixel has, the fewer sets the neighbours of a pixel share.
     """
     pixel = image.shape[-1] * image.dtype.itemsize
-    return min(_ROLLED_TERMS, _TERMS_A_SET * (_CACHE_WAY // math.gcd(pixel, _CACHE_WAY)))
+    return min(_TERMS_A_TURN, _TERMS_A_SET * (_CACHE_WAY // math.gcd(pixel, _CACHE_WAY)))
 
 
 def _unrolled(
