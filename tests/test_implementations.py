@@ -74,6 +74,9 @@ CASES = {
     "many rows, few columns": case((100, 3), (3, 3), 1, 1, 3, stride=(1, 2), pad=1),
     "many rows of large filters": case((31, 8), (7, 6), 1, 1, 3, pad=3),
     "very many rows": case((300, 3), (3, 3), 1, 1, 3, batch=1, pad=1),
+    "15x15, rows apart": case((9, 8), (15, 15), 1, 1, 2, batch=1, stride=2, dilation=4, pad=28),
+    "31x31, rows apart": case((9, 8), (31, 31), 1, 1, 2, batch=1, stride=2, dilation=4, pad=60),
+    "31x31, uneven rows": case((9, 8), (31, 31), 1, 1, 2, batch=1, stride=2, dilation=3, pad=45),
     "31x31": case((6, 33), (31, 31), 1, 1, 2, batch=1, pad=15),
     "31x31, many channels": case((6, 33), (31, 31), 5, 5, 2, batch=1, pad=15),
     "one pixel": case((1, 1), (3, 3), 1, 1, 6, pad=1),
@@ -96,6 +99,8 @@ LONG_SUMS = {
     "many channels per group": case((14, 14), (3, 3), 16, 16, 4, batch=4, pad=1),
     "1x1": case((14, 14), (1, 1), 32, 32, 2, batch=4),
     "two groups": case((12, 12), (5, 5), 24, 32, 2, batch=4, pad=2),
+    "two groups, strided": case((28, 28), (3, 3), 24, 24, 2, batch=8, stride=2, pad=1),
+    "two groups, one image": case((40, 40), (3, 3), 24, 24, 2, batch=1, pad=1),
 }
 
 
