@@ -64,6 +64,20 @@ CASES = {
         (19, 21), (11, 13), 1, 2, 2, stride=(2, 3), dilation=(3, 2), pad=14
     ),
     "large filter, strided": case((17, 15), (15, 15), 1, 1, 3, stride=2, pad=7),
+    "large filter, dilated": case(
+        (23, 26), (9, 9), 1, 1, 3, dilation=(2, 3), pad=((8, 5), (9, 14))
+    ),
+    "large filter, rows dilated, columns strided": case(
+        (23, 24), (9, 10), 1, 2, 3, stride=(1, 3), dilation=(2, 1), pad=5
+    ),
+    "large filter, rows strided, columns dilated": case(
+        (23, 24), (9, 8), 2, 1, 3, stride=(3, 1), dilation=(1, 2), pad=6
+    ),
+    "large filter, few channels": case((12, 13), (7, 5), 2, 2, 3, stride=2, pad=((2, 3), (4, 1))),
+    "large filter, cropped": case((21, 20), (9, 9), 1, 1, 3, stride=2, pad=((-3, 2), (1, -4))),
+    "large filter, stride past it": case((45, 31), (9, 8), 1, 1, 2, stride=(10, 9), pad=1),
+    "large filter, few columns": case((30, 9), (9, 9), 1, 1, 3, batch=1, stride=(1, 2), pad=1),
+    "3-D, large filter, many pixels": case((7, 8, 9), (4, 5, 6), 1, 2, 2, stride=(2, 1, 2), pad=2),
     "fewer pixels than taps": case((4, 3), (5, 6), 1, 1, 5, pad=((2, 3), (4, 1))),
     "fewer pixels than taps, multiplier": case((3, 4), (5, 5), 1, 3, 2, pad=((2, 2), (0, 3))),
     "fewer pixels than taps, channels": case((3, 3), (4, 4), 2, 2, 3, pad=((1, 5), (7, 0))),
@@ -95,6 +109,7 @@ CASES = {
 LONG_SUMS = {
     "depthwise": case((24, 24), (5, 5), 1, 1, 16, batch=4, pad=2),
     "depthwise, large filter": case((24, 24), (13, 13), 1, 1, 4, pad=6),
+    "depthwise, 27x27": case((32, 32), (27, 27), 1, 1, 4, pad=13),
     "few channels per group": case((20, 20), (3, 3), 2, 2, 8, batch=4, stride=2, pad=1),
     "many channels per group": case((14, 14), (3, 3), 16, 16, 4, batch=4, pad=1),
     "1x1": case((14, 14), (1, 1), 32, 32, 2, batch=4),

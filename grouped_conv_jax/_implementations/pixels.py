@@ -19,9 +19,14 @@ _UNROLLED_PIXELS = 24
 
 
 def suits(convolution: Convolution, image: tuple[int, ...]) -> bool:
-    """Whether an image has fewer pixels than the filter has taps, and the two may change places."""
+    """Whether an image has fewer pixels than the filter has taps, and the two may change places.
+
+    Against the sums of large filters, whose terms cost half, half as many.
+    """
     dense = set(convolution.strides) == set(convolution.dilation) == {1}
-    return dense and 0 < math.prod(image) < math.prod(convolution.filter_size)
+    taps = math.prod(convolution.filter_size)
+    cost = 1 if taps <= shifts.UNROLLED_WEIGHTS else 2
+    return dense and 0 < cost * math.prod(image) < taps
 
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:

@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from grouped_conv_jax._convolution import accumulator
 
 # A sum with more weights than this is added up in turns: 0.4 to 1.2 times as long, and less to
 # compile.
-_UNROLLED_WEIGHTS = 64
+UNROLLED_WEIGHTS = 64
 # Of so many terms each. Of float32 and filters from 11x11 to 31x31, with 64 and 128 channels 30 to
 # 44 are best; with 256, 512 and 1024 channels 28, 14 and 7 are, and with twice as many it takes 1.7
 # to 2.3 times as long.
@@ -31,6 +31,8 @@ _TERMS_A_SET = 7
 _CACHE_WAY = 4096
 # Of no more terms than this turns are compiled, which takes 3 ms a term; a loop does the others.
 _COMPILED_TERMS = 384
+# Terms of one chain of additions.
+_CHAIN = 8
 # As many as this may the regions of all sums have together; with more, images are padded.
 _REGIONS_TERMS = 800
 
@@ -89,7 +91,7 @@ def sum_of_shifts(
     counts: Sequence[int],
     strides: Sequence[int],
     sums: int,
-    most_unrolled: int = _UNROLLED_WEIGHTS,
+    most_unrolled: int = UNROLLED_WEIGHTS,
 ) -> jax.Array:
     """Adds up windows of images, each times its weight; beyond their edges the images are zero.
 
@@ -104,7 +106,8 @@ def sum_of_shifts(
         most_unrolled: weights; with more, terms are added up in turns, and images are padded.
     """
     unrolled = len(images) * math.prod(weights[0].shape[1:-1])
-    many = unrolled > most_unrolled and len(shifts[0]) > 1
+    if unrolled > most_unrolled and len(shifts[0]) > 1:
+        return _sum_in_turns(images, weights, shifts, counts, strides)
     axes = [
         regions(size, terms, count, stride)
         for size, terms, count, stride in zip(
@@ -114,14 +117,12 @@ def sum_of_shifts(
     padding = [(0, 0)] * len(axes)
     for i in reversed(range(len(axes))):
         together = (sum(len(region.shifts) for region in axis) for axis in axes)
-        if not many and sums * len(images) * math.prod(together) <= _REGIONS_TERMS:
+        if sums * len(images) * math.prod(together) <= _REGIONS_TERMS:
             break
-        padding[i], whole = _whole(images[0].shape[1 + i], shifts[i], counts[i], strides[i])
-        axes[i] = [whole]
+        padding[i], region = whole(images[0].shape[1 + i], shifts[i], counts[i], strides[i])
+        axes[i] = [region]
     if any(map(any, padding)):
         images = [pad(image, padding) for image in images]
-    if many:
-        return _in_turns(images, weights, [whole for [whole] in axes], strides)
     return concatenate(axes, lambda chosen: _unrolled(images, weights, chosen, strides), 1)
 
 
@@ -148,7 +149,7 @@ def regions(size: int, shifts: Sequence[Shift], count: int, stride: int) -> list
     return result or [Region(0, 0, ())]
 
 
-def _whole(
+def whole(
     size: int, shifts: Sequence[Shift], count: int, stride: int
 ) -> tuple[tuple[int, int], Region]:
     """How to pad an image for every term to be within it everywhere, and the one region then."""
@@ -183,18 +184,54 @@ def concatenate(
     return join_from([])
 
 
-def _in_turns(
+def _sum_in_turns(
     images: Sequence[jax.Array],
     weights: Sequence[jax.Array],
-    chosen: Sequence[Region],
+    shifts: Sequence[Sequence[Shift]],
+    counts: Sequence[int],
     strides: Sequence[int],
 ) -> jax.Array:
-    """A few rows of terms at a time."""
-    first, *others = chosen
+    """As :func:`sum_of_shifts`, of padded images."""
+    sizes = images[0].shape[1:-1]
+    padding, axes = zip(*map(whole, sizes, shifts, counts, strides), strict=True)
+    if any(map(any, padding)):
+        images = [pad(image, padding) for image in images]
+    first, *others = axes
+
+    def compute(
+        images: Sequence[jax.Array], weights: Sequence[jax.Array], region: Region
+    ) -> jax.Array:
+        return _unrolled(images, weights, [region, *others], strides)
+
     row_terms = len(images) * math.prod(len(region.shifts) for region in others)
     # What one term reads of the weights for the neighbours that a pixel is broadcast to.
     beside = weights[0].shape[-2] if others and others[-1].shifts[0].weight is None else 1
     rows = max(1, _terms_a_turn(images[0]) // (row_terms * beside))
+    return in_turns(compute, images, weights, first, strides[0], row_terms, rows, axis=1)
+
+
+def in_turns(
+    compute: Callable[[Sequence[jax.Array], Sequence[jax.Array], Region], jax.Array],
+    images: Sequence[jax.Array],
+    weights: Sequence[jax.Array],
+    first: Region,
+    stride: int,
+    row_terms: int,
+    rows: int,
+    axis: int,
+) -> jax.Array:
+    """Adds up what ``compute`` makes of a few rows of terms at a time.
+
+    Args:
+        compute: the sum of the terms that a region of the first spatial axis has.
+        images: whose rows are along ``axis``.
+        weights: likewise.
+        first: all rows of terms.
+        stride: the window's step from row to row.
+        row_terms: terms of a row.
+        rows: of a turn.
+        axis: the first spatial axis of images and weights.
+    """
 
     def add(
         total: jax.Array,
@@ -205,13 +242,12 @@ def _in_turns(
         # A branch for each turn keeps XLA from fusing the turns; slices that start where a loop
         # says, fused into a sum, would keep LLVM from vectorizing it.
         def turn(shifts: Sequence[Shift], total: jax.Array) -> jax.Array:
-            some = Region(0, first.count, tuple(shifts))
-            return total + _unrolled(images, weights, [some, *others], strides)
+            return total + compute(images, weights, Region(0, first.count, tuple(shifts)))
 
         turns = [functools.partial(turn, shifts[i : i + rows]) for i in range(0, len(shifts), rows)]
         return lax.fori_loop(0, len(turns), lambda i, total: lax.switch(i, turns, total), total)
 
-    total = _unrolled(images, weights, [Region(0, first.count, ()), *others], strides)
+    total = compute(images, weights, Region(0, first.count, ()))
     size = _rows_compiled(first.shifts, max(1, _COMPILED_TERMS // row_terms))
     rest = len(first.shifts) % size
     if rest:
@@ -223,7 +259,7 @@ def _in_turns(
     origins = [(min(s.weight or 0 for s in loop), min(s.start for s in loop)) for loop in loops]
     weight, start = origins[0]
     alike = [Shift((shift.weight or 0) - weight, shift.start - start) for shift in loops[0]]
-    extent = max(shift.start for shift in alike) + (first.count - 1) * strides[0] + 1
+    extent = max(shift.start for shift in alike) + (first.count - 1) * stride + 1
     weight_extent = max(shift.weight or 0 for shift in alike) + 1
     indices = jnp.array(origins)
 
@@ -231,8 +267,8 @@ def _in_turns(
         weight, start = indices[i]
         return add(
             total,
-            [lax.dynamic_slice_in_dim(image, start, extent, 1) for image in images],
-            [lax.dynamic_slice_in_dim(plane, weight, weight_extent, 1) for plane in weights],
+            [lax.dynamic_slice_in_dim(image, start, extent, axis) for image in images],
+            [lax.dynamic_slice_in_dim(plane, weight, weight_extent, axis) for plane in weights],
             alike,
         )
 
@@ -297,19 +333,23 @@ def _unrolled(
         return jnp.zeros((batch, *sizes, image[-1]), dtype)
 
     first, *others = (region.shifts for region in chosen)
-    # Shorter chains of additions make smaller errors.
-    rows = [
-        functools.reduce(
-            operator.add,
-            (
-                product((shift, *rest), image, plane)
-                for rest in itertools.product(*others)
-                for image, plane in zip(images, weights, strict=True)
-            ),
-        )
+    return add_up(
+        [
+            product((shift, *rest), image, plane)
+            for rest in itertools.product(*others)
+            for image, plane in zip(images, weights, strict=True)
+        ]
         for shift in first
-    ]
-    return functools.reduce(operator.add, rows)
+    )
+
+
+def add_up(rows: Iterable[Sequence[jax.Array]]) -> jax.Array:
+    """The sum of the terms of some rows, in chains.
+
+    A processor computes several chains at a time, and shorter ones make smaller errors.
+    """
+    chains = [row[i : i + _CHAIN] for row in rows for i in range(0, len(row), _CHAIN)]
+    return functools.reduce(operator.add, (functools.reduce(operator.add, c) for c in chains))
 
 
 def window(

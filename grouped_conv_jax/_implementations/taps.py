@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import correlations, phases, pixels, shifts
+from grouped_conv_jax._implementations import correlations, phases, pixels, rows, shifts
 
 _FEW = 16
 
@@ -31,6 +31,8 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
     """``y`` ``(B, *outputs, G*F)``."""
     if pixels.suits(convolution, convolution.image):
         return pixels.forward(x, filters, convolution)
+    if rows.suits(convolution, x.shape[0], filters.shape[-2]):
+        return rows.forward(x, filters, convolution)
 
     images = shifts.planes(x, convolution.groups)
     terms = [
@@ -63,6 +65,8 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     """
     if pixels.suits(convolution, convolution.outputs):
         return pixels.input_gradient(filters, y, convolution)
+    if rows.suits(convolution, y.shape[0], filters.shape[-1] // convolution.groups):
+        return rows.input_gradient(filters, y, convolution)
 
     axes = phases.axes(convolution)
     terms: list[list[shifts.Shift]] = []
