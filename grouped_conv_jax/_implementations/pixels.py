@@ -21,12 +21,13 @@ _UNROLLED_PIXELS = 24
 def suits(convolution: Convolution, image: tuple[int, ...]) -> bool:
     """Whether an image has fewer pixels than the filter has taps, and the two may change places.
 
-    Against the sums of large filters, whose terms cost half, half as many.
+    Of many pixels there must be half as many, since their terms cost twice what those of large
+    filters do.
     """
     dense = set(convolution.strides) == set(convolution.dilation) == {1}
-    taps = math.prod(convolution.filter_size)
-    cost = 1 if taps <= shifts.UNROLLED_WEIGHTS else 2
-    return dense and 0 < cost * math.prod(image) < taps
+    pixels, taps = math.prod(image), math.prod(convolution.filter_size)
+    cost = 1 if pixels <= shifts.UNROLLED_WEIGHTS else 2
+    return dense and 0 < cost * pixels < taps
 
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:

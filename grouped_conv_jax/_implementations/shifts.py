@@ -29,7 +29,7 @@ UNROLLED_WEIGHTS = 64
 _TERMS_A_TURN = 32
 _TERMS_A_SET = 7
 _CACHE_WAY = 4096
-# Of no more terms than this turns are compiled, which takes 3 ms a term; a loop does the others.
+# Of no more terms than this turns are compiled, at 3 ms a term.
 _COMPILED_TERMS = 384
 # Terms of one chain of additions.
 _CHAIN = 8
@@ -207,7 +207,9 @@ def _sum_in_turns(
     # What one term reads of the weights for the neighbours that a pixel is broadcast to.
     beside = weights[0].shape[-2] if others and others[-1].shifts[0].weight is None else 1
     rows = max(1, _terms_a_turn(images[0]) // (row_terms * beside))
-    return in_turns(compute, images, weights, first, strides[0], row_terms, rows, axis=1)
+    return in_turns(
+        compute, images, weights, first, strides[0], row_terms, rows, _COMPILED_TERMS, axis=1
+    )
 
 
 def in_turns(
@@ -218,6 +220,7 @@ def in_turns(
     stride: int,
     row_terms: int,
     rows: int,
+    most_compiled: int,
     axis: int,
 ) -> jax.Array:
     """Adds up what ``compute`` makes of a few rows of terms at a time.
@@ -230,6 +233,7 @@ def in_turns(
         stride: the window's step from row to row.
         row_terms: terms of a row.
         rows: of a turn.
+        most_compiled: terms; of no more turns are compiled, and a loop does the others.
         axis: the first spatial axis of images and weights.
     """
 
@@ -248,7 +252,7 @@ def in_turns(
         return lax.fori_loop(0, len(turns), lambda i, total: lax.switch(i, turns, total), total)
 
     total = compute(images, weights, Region(0, first.count, ()))
-    size = _rows_compiled(first.shifts, max(1, _COMPILED_TERMS // row_terms))
+    size = _rows_compiled(first.shifts, max(1, most_compiled // row_terms))
     rest = len(first.shifts) % size
     if rest:
         total = add(total, images, weights, first.shifts[:rest])
