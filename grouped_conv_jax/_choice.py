@@ -120,17 +120,19 @@ def _is_better_as_product(
 def _too_few_for_matrices(
     role: Role, convolution: Convolution, channels: int, filters: int
 ) -> bool:
-    """Whether a CPU computes sums over taps faster than block-diagonal matrix products.
+    """Whether a CPU computes sums over taps, where they serve, faster than block-diagonal products.
 
     Measured on two x86-64 cores with 8 images of 14x14 to 56x56 pixels in 32 to 256 groups. Forward
-    pass and input gradient of 3x3 filters: sums take a fifth of the time of blocks with 1 * 2
-    channels times filters, a third with 2 * 2 and 1 * 4, half with 4 * 4. Of 5x5 and 7x7 filters:
-    half to a third with 2 * 2, 1.2 times as long with 4 * 4. With 1 * 16, 3x3, the input gradient
-    takes twice as long. Filter gradients of 3x3 filters: half the time with 1 * 2 and 1 * 3; 0.2 to
-    1.6 of the time with 2 * 2, 1 * 4 and 4 * 1, and half of the rounding errors or less.
+    pass and input gradient of up to 16 channels times filters: with 2 * 8, 3 * 5 and 4 * 4, sums
+    take 0.2 to 0.9 of the time of blocks for filters of 3x3 to 11x11, with 1 * 16 a fifth to 0.9,
+    for volumes a tenth. Along one axis, 0.4 to 0.9 with few weights or terms, 0.4 to 2.3 with more.
+    Filter gradients of 3x3 filters: half the time with 1 * 2 and 1 * 3; 0.2 to 1.6 of the time with
+    2 * 2, 1 * 4 and 4 * 1, and half of the rounding errors or less.
     """
     weights = channels * filters
     if role == Role.FILTER_GRADIENT:
         return weights <= 4
+    if len(convolution.image) > 1:
+        return True
     summed = (channels if role == Role.FORWARD else filters) * math.prod(convolution.filter_size)
-    return (weights <= 8 and min(channels, filters) <= 2) or (weights <= 16 and summed <= 72)
+    return (weights <= 8 and min(channels, filters) <= 2) or summed <= 72

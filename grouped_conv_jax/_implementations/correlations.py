@@ -136,7 +136,7 @@ def _sums_of_rows(
             if all(region.shifts for region in chosen)
         ]
         if products:
-            return functools.reduce(operator.add, products)
+            return shifts.add_up([products])
         return jnp.zeros((batch, together, *(r.count for r in chosen), channels), dtype)
 
     def whole(rows: Sequence[int], tap: Sequence[int]) -> jax.Array:
