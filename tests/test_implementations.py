@@ -92,6 +92,7 @@ CASES = {
     "31x31, rows apart": case((9, 8), (31, 31), 1, 1, 2, batch=1, stride=2, dilation=4, pad=60),
     "31x31, uneven rows": case((9, 8), (31, 31), 1, 1, 2, batch=1, stride=2, dilation=3, pad=45),
     "31x31": case((6, 33), (31, 31), 1, 1, 2, batch=1, pad=15),
+    "31x31, two channels": case((22, 23), (31, 31), 2, 1, 2, batch=1, pad=15),
     "31x31, many channels": case((6, 33), (31, 31), 5, 5, 2, batch=1, pad=15),
     "one pixel": case((1, 1), (3, 3), 1, 1, 6, pad=1),
     "one pixel, strided": case((1, 1), (3, 3), 2, 2, 3, stride=2, pad=1),
