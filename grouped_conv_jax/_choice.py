@@ -13,8 +13,10 @@ from grouped_conv_jax._implementations import blocks, lax, pointwise, products, 
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
-# Weights a tap up to which an accelerator takes sums over taps, in forward pass and input gradient.
-_FEW_ON_ACCELERATORS = 4
+# Weights a tap, and taps, up to which a GPU takes sums, in forward pass and input gradient. Up to
+# 7x7 a depthwise convolution of float32 is bound by memory there; the loops that sum up larger
+# filters are made for XLA:CPU.
+_FEW_ON_GPU, _TAPS_ON_GPU = 4, 49
 # Channels, and filters, of the narrowest matrix product that one group is computed by.
 _FEWEST_OF_PRODUCTS = 8
 
@@ -96,7 +98,8 @@ def choose(
             return Choice("taps", f"{channels} * {filters} weights a tap: too few for matrices")
         return Choice("blocks", f"{channels} * {filters} weights a tap: enough for matrices")
     # Not measured yet: what XLA's sources and users' reports support, no more.
-    few = can and channels * filters <= _FEW_ON_ACCELERATORS
+    few = channels * filters <= _FEW_ON_GPU
+    few = can and few and math.prod(convolution.filter_size) <= _TAPS_ON_GPU
     if platform in ("cuda", "rocm") and few and role != Role.FILTER_GRADIENT:
         return Choice("taps", "bound by memory, and XLA fuses the sum (not measured)")
     return Choice("lax", f"nothing was measured to be faster on {platform}")

@@ -60,6 +60,22 @@ def test_is_for_the_default_backend_unless_told_otherwise():
     assert explain(*GROUPED, **ARGUMENTS) == explain(*GROUPED, platform="cpu", **ARGUMENTS)
 
 
+@pytest.mark.parametrize("platform", ["cuda", "rocm"])
+def test_gpus_take_sums_over_the_taps_of_small_filters_alone(platform):
+    x = jax.ShapeDtypeStruct((2, 32, 32, 8), jnp.float32)
+    chosen = {
+        size: explain(
+            x, jax.ShapeDtypeStruct((size, size, 1, 1, 8), jnp.float32), platform=platform
+        )
+        for size in (3, 7, 9)
+    }
+    assert {size: told["forward"].implementation for size, told in chosen.items()} == {
+        3: "taps",
+        7: "taps",
+        9: "lax",
+    }
+
+
 def test_takes_arrays_of_numpy_and_jax_as_well():
     x, weights = np.ones((1, 5, 5, 4), np.float32), jnp.ones((3, 3, 1, 1, 4))
     assert set(explain(x, weights)) == ROLES

@@ -29,9 +29,9 @@ _FEWEST_LANES = 8
 def suits(convolution: Convolution, batch: int, planes: int) -> bool:
     """Whether forward pass and input gradient can be computed by this, and are better so.
 
-    Measured on two x86-64 cores with 8 images of 14x14 to 56x56 pixels: filters from 9x9 to 15x15
-    take 0.5 to 1 of the time of sums whose lanes are groups, those of 29x29 and 31x31 a third to
-    half; 7x7 filters 0.8 to 1.3, of 5x5 1.4 to 2.
+    Measured on two x86-64 cores with 1 to 8 images of 14x14 to 56x56 pixels: filters from 9x9 to
+    15x15 take 0.4 to 1.2 of the time of sums whose lanes are groups (9x9 with a stride once 1.5),
+    those of 29x29 and 31x31 a fifth to half; 7x7 filters 0.8 to 1.3, of 5x5 1.4 to 2.
 
     Args:
         convolution: which one.
