@@ -126,7 +126,13 @@ def sum_of_shifts(
     return concatenate(axes, lambda chosen: _unrolled(images, weights, chosen, strides), 1)
 
 
-def regions(size: int, shifts: Sequence[Shift], count: int, stride: int) -> list[Region]:
+def regions(
+    size: int,
+    shifts: Sequence[Shift],
+    count: int,
+    stride: int,
+    ends: Sequence[int] | None = None,
+) -> list[Region]:
     """Divides an axis of a sum.
 
     Args:
@@ -134,11 +140,12 @@ def regions(size: int, shifts: Sequence[Shift], count: int, stride: int) -> list
         shifts: of the terms.
         count: of the sum's pixels along it.
         stride: from one window's pixel to the next.
+        ends: the pixel of the sum before which each term ends at the latest; by default ``count``.
     """
     ranges = {}
-    for shift in shifts:
+    for shift, end in zip(shifts, ends or [count] * len(shifts), strict=True):
         first = max(0, -(shift.start // stride))
-        stop = min(count, (size - 1 - shift.start) // stride + 1)
+        stop = min(end, (size - 1 - shift.start) // stride + 1)
         if first < stop:
             ranges[shift] = (first, stop)
     edges = sorted({0, count, *itertools.chain.from_iterable(ranges.values())})
