@@ -88,6 +88,15 @@ CASES = {
     "many rows, few columns": case((100, 3), (3, 3), 1, 1, 3, stride=(1, 2), pad=1),
     "many rows of large filters": case((31, 8), (7, 6), 1, 1, 3, pad=3),
     "very many rows": case((300, 3), (3, 3), 1, 1, 3, batch=1, pad=1),
+    "few taps, tiles of a row": case((3, 37), (3, 3), 1, 1, 4, pad=1),
+    "few taps, tiles of a row, strided and dilated": case(
+        (7, 63), (3, 2), 1, 2, 3, stride=(1, 2), dilation=(2, 3), pad=((1, 2), (3, 0))
+    ),
+    "few taps, tiles of rows": case((9, 4), (3, 2), 1, 1, 3, pad=1),
+    "few taps, blocks of lanes": case((5, 6), (3, 3), 1, 1, 192, stride=(2, 1), pad=1),
+    "few taps, lanes that no block divides": case((4, 5), (2, 3), 1, 1, 131, pad=1),
+    "eleven taps in a row": case((3, 14), (1, 11), 1, 1, 4, pad=((0, 0), (5, 5))),
+    "eleven taps in a column": case((14, 3), (11, 1), 1, 2, 4, pad=((5, 5), (0, 0))),
     "15x15, rows apart": case((9, 8), (15, 15), 1, 1, 2, batch=1, stride=2, dilation=4, pad=28),
     "31x31, rows apart": case((9, 8), (31, 31), 1, 1, 2, batch=1, stride=2, dilation=4, pad=60),
     "31x31, uneven rows": case((9, 8), (31, 31), 1, 1, 2, batch=1, stride=2, dilation=3, pad=45),
@@ -238,6 +247,8 @@ def test_filter_gradients_of_every_sample_are_computed_at_once(name):
     [
         pytest.param(case((28, 28), (3, 3), 1, 1, 32, batch=4, pad=1), id="depthwise"),
         pytest.param(case((28, 28), (3, 3), 1, 1, 32, batch=4, stride=2, pad=1), id="strided"),
+        pytest.param(case((7, 7), (3, 3), 1, 1, 192, batch=8, pad=1), id="small"),
+        pytest.param(case((2, 2), (3, 3), 1, 1, 192, batch=8, pad=1), id="tiny"),
         pytest.param(case((28, 28), (5, 5), 1, 1, 32, batch=4, pad=2), id="5x5"),
         pytest.param(case((14, 14), (3, 3), 16, 16, 8, batch=4, pad=1), id="many channels"),
     ],
@@ -253,6 +264,28 @@ def test_temporary_arrays_are_no_larger_than_inputs_and_outputs(shapes, role):
     lhs, rhs = (arrays[operand] for operand in role.operands)
     memory = jax.jit(compute).lower(lhs, rhs).compile().memory_analysis()
     assert memory.temp_size_in_bytes <= sum(array.nbytes for array in arrays.values())
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param(case((56, 56), (3, 3), 1, 1, 128, pad=1), id="tiles of a row"),
+        pytest.param(case((7, 7), (3, 3), 1, 1, 192, stride=2, pad=1), id="tiles of rows"),
+        pytest.param(case((28, 28), (1, 11), 1, 1, 64, pad=((0, 0), (5, 5))), id="eleven in a row"),
+    ],
+)
+def test_the_taps_of_a_filter_gradient_are_fused_with_their_concatenation(shapes):
+    x, y = (operands(shapes, np.float32)[role] for role in Role.FILTER_GRADIENT.operands)
+
+    def gradient(x, y):
+        return _primitive.bind(
+            Role.FILTER_GRADIENT, x, y, shapes[-1], dtype=x.dtype, implementation="taps"
+        )
+
+    program = jax.jit(gradient).lower(x, y).compile().as_text()
+    entry = program[program.index("\nENTRY") :]
+    assert "fusion(" in entry
+    assert " concatenate(" not in entry
 
 
 @pytest.mark.parametrize("name", LONG_SUMS)

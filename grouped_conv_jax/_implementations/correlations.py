@@ -31,10 +31,9 @@ _WHOLE_ROW, _TILE_COLUMNS, _TILE = 28, 16, 14
 _LANES_TOGETHER, _BLOCK_LANES, _VECTOR_LANES = 128, 64, 8
 # XLA:CPU does not fuse a concatenation of more arrays than this with what computes them.
 _MOST_FUSED = 8
-# Rows that are added up at once: of more, the caches do not keep as many streams apart. Filters
-# over 3x3 want more, for the arrays of sums not to be larger than the images.
-_ROWS, _ROWS_OF_LARGE = 14, 28
-_SMALL = 9
+# Rows of outputs that are added up at once for filters of more taps: of more, the caches do not
+# keep as many streams apart; of fewer, the arrays of sums would be larger than the images.
+_ROWS = 28
 # With more taps, those along the first axis share a product; with more still, a row of them has
 # sums of its own.
 _FEW, _MANY = 25, 256
@@ -55,7 +54,9 @@ def correlate(
         convolution: of which this is the filter gradient.
         pairs: how many such gradients the program has.
     """
-    if math.prod(convolution.filter_size) <= _FEW_FOR_TILES:
+    taps = math.prod(convolution.filter_size)
+    # Of fewer outputs than taps the sums would be larger than the image.
+    if taps <= min(_FEW_FOR_TILES, math.prod(_tile(convolution.outputs))):
         return _sums_of_tiles(image, cotangent, convolution)
     if len(convolution.image) == 1:
         flat = dataclasses.replace(
@@ -67,7 +68,6 @@ def correlate(
             dilation=(1, *convolution.dilation),
         )
         return correlate(image[:, None], cotangent[:, None], flat, pairs)[0]
-    taps = math.prod(convolution.filter_size)
     products = convolution.outputs[0] * taps * pairs
     if taps <= _FEW and products <= _PRODUCTS:
         return _sums_of_rows(image, cotangent, convolution, 1)
@@ -206,8 +206,7 @@ def _sums_of_rows(
             *map(range, convolution.filter_size[1:]),
         )
     )
-    at_once = _ROWS if math.prod(convolution.filter_size) <= _SMALL else _ROWS_OF_LARGE
-    images = _images_added(cotangent.shape[0], convolution.outputs[0], at_once)
+    images = _images_added(cotangent.shape[0], convolution.outputs[0])
     image_blocks = [image[i::images] for i in range(images)]
     cotangent_blocks = [cotangent[i::images] for i in range(images)]
 
@@ -265,9 +264,8 @@ def _sums_of_rows(
         return stacked.sum((0, *range(3, stacked.ndim - 1)))
 
     sums = []
-    for first in range(0, convolution.outputs[0], at_once):
-        rows = range(first, min(first + at_once, convolution.outputs[0]))
-        # More arrays than a few XLA would not stack in the loop that computes them.
+    for first in range(0, convolution.outputs[0], _ROWS):
+        rows = range(first, min(first + _ROWS, convolution.outputs[0]))
         parts = [reduced(rows, taps[i : i + _FEW]) for i in range(0, len(taps), _FEW)]
         sums.append(jnp.concatenate(parts))
     # (taps, together, G) to (*filter, G)
@@ -276,12 +274,12 @@ def _sums_of_rows(
     return jnp.moveaxis(gradient, -2, 1).reshape(*convolution.filter_size, -1)
 
 
-def _images_added(batch: int, rows: int, at_once: int) -> int:
+def _images_added(batch: int, rows: int) -> int:
     """How many images are added up at once, where one has few rows."""
     if not isinstance(batch, int):
         # An exported program's batch may not be known.
         return 1
-    most = max(1, at_once // rows)
+    most = max(1, _ROWS // rows)
     return max(n for n in range(1, most + 1) if batch % n == 0)
 
 
