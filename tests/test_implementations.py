@@ -37,6 +37,8 @@ CASES = {
     "channels summed into one filter": case((6, 5), (3, 3), 3, 1, 4, pad=1),
     "few channels per group": case((6, 5), (3, 3), 2, 2, 6, pad=1),
     "uneven channels per group": case((6, 5), (3, 3), 2, 5, 7, pad=1),
+    "4 * 4 weights a tap": case((6, 5), (3, 3), 4, 4, 6, pad=1),
+    "4 * 4 weights a tap, strided": case((9, 8), (3, 3), 4, 4, 5, stride=2, pad=1),
     "many channels per group": case((6, 5), (3, 3), 8, 8, 8, pad=1),
     "many channels in many groups": case((4, 3), (2, 2), 8, 8, 132, pad=1),
     "two groups": case((6, 5), (3, 3), 10, 14, 2, pad=1),
@@ -74,6 +76,8 @@ CASES = {
         (23, 24), (9, 8), 2, 1, 3, stride=(3, 1), dilation=(1, 2), pad=6
     ),
     "large filter, few channels": case((12, 13), (7, 5), 2, 2, 3, stride=2, pad=((2, 3), (4, 1))),
+    "7x7, uneven padding": case((12, 10), (7, 7), 1, 1, 3, pad=((3, 1), (2, 3))),
+    "7x7, uneven padding, strided": case((13, 11), (7, 8), 1, 2, 2, stride=2, pad=((1, 6), (5, 0))),
     "large filter, cropped": case((21, 20), (9, 9), 1, 1, 3, stride=2, pad=((-3, 2), (1, -4))),
     "large filter, stride past it": case((45, 31), (9, 8), 1, 1, 2, stride=(10, 9), pad=1),
     "large filter, few columns": case((30, 9), (9, 9), 1, 1, 3, batch=1, stride=(1, 2), pad=1),

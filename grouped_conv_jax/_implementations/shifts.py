@@ -33,8 +33,9 @@ _CACHE_WAY = 4096
 _COMPILED_TERMS = 384
 # Terms of one chain of additions; 4 to 12 take about as long, 31 take 1.3 to 1.6 times as long.
 _CHAIN = 8
-# As many as this may the regions of all sums have together; with more, images are padded.
-_REGIONS_TERMS = 800
+# As many as this may the regions of all sums have together, at 3 ms each to compile; with more,
+# images are padded.
+_REGIONS_TERMS = 500
 
 
 class Shift(NamedTuple):
@@ -119,11 +120,23 @@ def sum_of_shifts(
         together = (sum(len(region.shifts) for region in axis) for axis in axes)
         if sums * len(images) * math.prod(together) <= _REGIONS_TERMS:
             break
-        padding[i], region = _whole(images[0].shape[1 + i], shifts[i], counts[i], strides[i])
+        if len(axes[i]) == 1:
+            continue
+        size, stride = images[0].shape[1 + i], strides[i]
+        # So many pixels that every window meets the zeros: of windows within the image XLA would
+        # make windows of the image as it was, and read both.
+        count = max(counts[i], (size - 1) // stride + 2)
+        padding[i], region = _whole(size, shifts[i], count, stride)
         axes[i] = [region]
     if any(map(any, padding)):
         images = [pad(image, padding) for image in images]
-    return concatenate(axes, lambda chosen: _unrolled(images, weights, chosen, strides), 1)
+
+    def compute(chosen: list[Region]) -> jax.Array:
+        total = _unrolled(images, weights, chosen, strides)
+        ends = (n if region.count > n else None for region, n in zip(chosen, counts, strict=True))
+        return total[(slice(None), *map(slice, ends))]
+
+    return concatenate(axes, compute, 1)
 
 
 def regions(
