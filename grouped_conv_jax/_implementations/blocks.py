@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import lax, phases, pointwise
+from grouped_conv_jax._implementations import lax, parts, phases, pointwise
 
 # Narrower matrix products leave the vector units idle, wider ones multiply more zeros.
 _BLOCK_CHANNELS = 16
@@ -93,10 +93,10 @@ def _sum_of_parts(x: jax.Array, y: jax.Array, dense: Convolution, most: int) -> 
     # not be known.
     if x.dtype != jnp.float32 or y.shape[-1] <= _BLOCK_CHANNELS or not isinstance(batch, int):
         return lax.filter_gradient(x, y, dense)
-    parts = min(most, math.ceil(batch * math.prod(dense.outputs) / _PRODUCTS_A_PART))
-    parts_of_rows = min(rows, parts)
-    wanted = parts / parts_of_rows
-    parts_of_batch = min((n for n in _divisors(batch) if n >= wanted), default=batch)
+    count = min(most, math.ceil(batch * math.prod(dense.outputs) / _PRODUCTS_A_PART))
+    parts_of_rows = min(rows, count)
+    wanted = count / parts_of_rows
+    parts_of_batch = min((n for n in parts.divisors(batch) if n >= wanted), default=batch)
     edges = [rows * i // parts_of_rows for i in range(parts_of_rows + 1)]
 
     stride, extent = dense.strides[0], dense.effective_filter_size[0]
@@ -130,15 +130,7 @@ def _merge(convolution: Convolution, channels: int, filters: int) -> tuple[Convo
     if pointwise.suits(dense) and convolution.groups <= _GROUPS_OF_ONE_PRODUCT:
         return dense, convolution.groups
     wanted = math.ceil(_BLOCK_CHANNELS / min(channels, filters))
-    divisors = _divisors(convolution.groups)
-    merged = min((n for n in divisors if n >= wanted), default=convolution.groups)
-    if merged > 4 * wanted:
-        merged = max(n for n in divisors if n <= wanted)
-    return dense, merged
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
+    return dense, parts.divisor_about(convolution.groups, wanted)
 
 
 def _split(array: jax.Array, count: int) -> list[jax.Array]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from grouped_conv_jax._convolution import Convolution
-from grouped_conv_jax._implementations import shifts
+from grouped_conv_jax._implementations import regions, shifts
 
 # Filters cost little to pad, so sums over few pixels are made in turns too: 0.8 to 3 times as fast,
 # and three times as fast to compile.
@@ -67,7 +67,7 @@ def _sums_over_pixels(
         counts: the window's size along each axis.
     """
     terms = [
-        [shifts.Shift(i, origin - i) for i in range(size)]
+        [regions.Shift(i, origin - i) for i in range(size)]
         for origin, size in zip(origins, pixels[0].shape[1:-1], strict=True)
     ]
     strides = [1] * len(counts)

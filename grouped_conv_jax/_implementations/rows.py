@@ -5,9 +5,10 @@ and the shifted rows that a sum reads fit the first-level cache, however many ch
 Two transpositions pay for it.
 """
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,16 @@ import numpy as np
 from jax import lax
 
 from grouped_conv_jax._convolution import Convolution, accumulator
-from grouped_conv_jax._implementations import phases, shifts
+from grouped_conv_jax._implementations import parts, phases, regions, shifts, turns
 
 # Of so many terms are turns made; 64 or 96 take 0.9 to 1.3 times as long.
 _TERMS_A_TURN = 32
-# As many as 31x31 filters have: 1.5 ms each to compile. A loop over parts of them, 0.6 s to compile
-# in all, takes 1.1 to 1.5 times as long.
-_COMPILED_TERMS = 961
+# At 1.5 ms each to compile. Filters from 23x23 on have more and are looped over in parts.
+_COMPILED_TERMS = 500
+# Groups are computed in as many parts, one after the other, as keep the transposed copies of one
+# below this share of images and results. 2 to 8 parts take 0.7 to 1.3 times as long as all at once,
+# the larger ones less, since memory that a program gets from the system costs 2 us for 4 KB.
+_SHARE = 0.75
 # Fewer pixels than this would leave vector registers empty.
 _FEWEST_LANES = 8
 
@@ -53,6 +57,42 @@ def suits(convolution: Convolution, batch: int, planes: int) -> bool:
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``."""
+    return _in_parts(_forward, x, filters, convolution)
+
+
+def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """``x`` ``(B, *image, G*C)``."""
+    return _in_parts(_input_gradient, filters, y, convolution)
+
+
+def _in_parts(
+    compute: Callable[[jax.Array, jax.Array, Convolution], jax.Array],
+    lhs: jax.Array,
+    rhs: jax.Array,
+    convolution: Convolution,
+) -> jax.Array:
+    """What ``compute`` makes of a few groups at a time."""
+    zeros = math.prod(convolution.padded) / math.prod(convolution.image)
+    wider = accumulator(lhs, rhs).itemsize / lhs.dtype.itemsize
+    count = parts.divisor_about(convolution.groups, math.ceil(zeros * wider / _SHARE))
+    if count == 1:
+        return compute(lhs, rhs, convolution)
+    whole = jax.eval_shape(lambda a, b: compute(a, b, convolution), lhs, rhs)
+    part = dataclasses.replace(convolution, groups=convolution.groups // count)
+
+    def add_part(i: jax.Array, result: jax.Array) -> jax.Array:
+        def of_part(array: jax.Array) -> jax.Array:
+            size = array.shape[-1] // count
+            return lax.dynamic_slice_in_dim(array, i * size, size, -1)
+
+        start = i * (whole.shape[-1] // count)
+        computed = compute(of_part(lhs), of_part(rhs), part)
+        return lax.dynamic_update_slice_in_dim(result, computed, start, -1)
+
+    return lax.fori_loop(0, count, add_part, jnp.zeros(whole.shape, whole.dtype))
+
+
+def _forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     rank, groups = len(convolution.image), convolution.groups
     stride, dilation = convolution.strides[-1], convolution.dilation[-1]
     # A stride along the rows leaves pixels out: by their remainders they are rows of their own.
@@ -85,7 +125,7 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
 
     counts = [*convolution.filter_size[:-1], quotients]
     terms = [
-        [shifts.Shift(i, i * step) for i in range(count)]
+        [regions.Shift(i, i * step) for i in range(count)]
         for count, step in zip(counts, convolution.dilation, strict=True)
     ]
     strides = (*convolution.strides[:-1], 1)
@@ -95,8 +135,7 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
     return y.reshape(*y.shape[: rank + 1], -1)
 
 
-def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """``x`` ``(B, *image, G*C)``."""
+def _input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     rank, groups = len(convolution.image), convolution.groups
     axes = phases.axes(convolution)
     dtype = accumulator(filters, y)
@@ -114,7 +153,7 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     weights = weights.reshape(*weights.shape[:2], -1, *weights.shape[-rank:])
 
     terms = [
-        [shifts.Shift(q // axis.dilation, axis.quotients[-1] - q) for q in axis.quotients]
+        [regions.Shift(q // axis.dilation, axis.quotients[-1] - q) for q in axis.quotients]
         for axis in axes
     ]
     counts = [axis.count for axis in axes]
@@ -130,7 +169,7 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
 def _sum(
     images: jax.Array,
     weights: jax.Array,
-    terms: Sequence[Sequence[shifts.Shift]],
+    terms: Sequence[Sequence[regions.Shift]],
     counts: Sequence[int],
     strides: Sequence[int],
 ) -> jax.Array:
@@ -152,11 +191,11 @@ def _sum(
     first, *others = terms
 
     def compute(
-        images: Sequence[jax.Array], weights: Sequence[jax.Array], region: shifts.Region
+        images: Sequence[jax.Array], weights: Sequence[jax.Array], region: regions.Region
     ) -> jax.Array:
         [image], [flat] = images, weights
 
-        def product(term: Sequence[shifts.Shift], k: int) -> jax.Array:
+        def product(term: Sequence[regions.Shift], k: int) -> jax.Array:
             *positions, column = (shift.start for shift in term)
             starts = [*positions, k * groups, column * batch]
             steps = [*strides[:-1], 1, 1]
@@ -184,8 +223,8 @@ def _sum(
     row_terms = taps[-1] * math.prod(map(len, others))
     # In at least two turns, or XLA would fuse the transposition into the sum.
     rows = min(max(1, _TERMS_A_TURN // row_terms), math.ceil(len(first) / 2))
-    region = shifts.Region(0, counts[0], tuple(first))
-    total = shifts.in_turns(
+    region = regions.Region(0, counts[0], tuple(first))
+    total = turns.add_rows(
         compute,
         [images],
         [weights],

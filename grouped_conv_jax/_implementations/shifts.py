@@ -1,24 +1,20 @@
 """Sums of shifted arrays, each times a weight, their lanes over the groups.
 
-XLA fuses such a sum into one loop over data whose minor axis, the groups, is contiguous. At the
-edges, where some of the shifted arrays have ended, the sum has fewer terms, and XLA writes what is
-concatenated along outer axes from one loop too: the zeros around an image are neither stored nor
-added.
+XLA fuses such a sum into one loop over data whose minor axis, the groups, is contiguous.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from grouped_conv_jax._convolution import accumulator
+from grouped_conv_jax._implementations import regions, turns
 
 # A sum with more weights than this is added up in turns: 0.4 to 1.2 times as long, and less to
 # compile.
@@ -36,33 +32,6 @@ _CHAIN = 8
 # As many as this may the regions of all sums have together, at 3 ms each to compile; with more,
 # images are padded.
 _REGIONS_TERMS = 500
-
-
-class Shift(NamedTuple):
-    """What one term of a sum takes along one axis.
-
-    Attributes:
-        weight: which of the weights; ``None`` for all, to which the image is broadcast.
-        start: where its window into the image starts, which may be beyond an edge.
-    """
-
-    weight: int | None
-    start: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Region:
-    """Part of an axis of a sum, of the same terms throughout.
-
-    Attributes:
-        start: of its pixels in the sum.
-        count: of them.
-        shifts: of the terms that are within the image there.
-    """
-
-    start: int
-    count: int
-    shifts: tuple[Shift, ...]
 
 
 def planes(x: jax.Array, groups: int) -> list[jax.Array]:
@@ -88,7 +57,7 @@ def weights(filters: jax.Array, groups: int) -> list[list[jax.Array]]:
 def sum_of_shifts(
     images: Sequence[jax.Array],
     weights: Sequence[jax.Array],
-    shifts: Sequence[Sequence[Shift]],
+    shifts: Sequence[Sequence[regions.Shift]],
     counts: Sequence[int],
     strides: Sequence[int],
     sums: int,
@@ -110,7 +79,7 @@ def sum_of_shifts(
     if unrolled > most_unrolled and len(shifts[0]) > 1:
         return _sum_in_turns(images, weights, shifts, counts, strides)
     axes = [
-        regions(size, terms, count, stride)
+        regions.divide(size, terms, count, stride)
         for size, terms, count, stride in zip(
             images[0].shape[1:-1], shifts, counts, strides, strict=True
         )
@@ -131,53 +100,23 @@ def sum_of_shifts(
     if any(map(any, padding)):
         images = [pad(image, padding) for image in images]
 
-    def compute(chosen: list[Region]) -> jax.Array:
+    def compute(chosen: list[regions.Region]) -> jax.Array:
         total = _unrolled(images, weights, chosen, strides)
         ends = (n if region.count > n else None for region, n in zip(chosen, counts, strict=True))
         return total[(slice(None), *map(slice, ends))]
 
-    return concatenate(axes, compute, 1)
-
-
-def regions(
-    size: int,
-    shifts: Sequence[Shift],
-    count: int,
-    stride: int,
-    ends: Sequence[int] | None = None,
-) -> list[Region]:
-    """Divides an axis of a sum.
-
-    Args:
-        size: of the image along it.
-        shifts: of the terms.
-        count: of the sum's pixels along it.
-        stride: from one window's pixel to the next.
-        ends: the pixel of the sum before which each term ends at the latest; by default ``count``.
-    """
-    ranges = {}
-    for shift, end in zip(shifts, ends or [count] * len(shifts), strict=True):
-        first = max(0, -(shift.start // stride))
-        stop = min(end, (size - 1 - shift.start) // stride + 1)
-        if first < stop:
-            ranges[shift] = (first, stop)
-    edges = sorted({0, count, *itertools.chain.from_iterable(ranges.values())})
-    result = []
-    for start, stop in itertools.pairwise(edges):
-        there = (shift for shift, (first, last) in ranges.items() if first <= start < last)
-        result.append(Region(start, stop - start, tuple(there)))
-    return result or [Region(0, 0, ())]
+    return regions.concatenate(axes, compute, 1)
 
 
 def _whole(
-    size: int, shifts: Sequence[Shift], count: int, stride: int
-) -> tuple[tuple[int, int], Region]:
+    size: int, shifts: Sequence[regions.Shift], count: int, stride: int
+) -> tuple[tuple[int, int], regions.Region]:
     """How to pad an image for every term to be within it everywhere, and the one region then."""
     starts = [shift.start for shift in shifts]
     before = max(0, -min(starts))
     after = max(0, max(starts) + (count - 1) * stride + 1 - size)
-    moved = tuple(Shift(shift.weight, shift.start + before) for shift in shifts)
-    return (before, after), Region(0, count, moved)
+    moved = tuple(regions.Shift(shift.weight, shift.start + before) for shift in shifts)
+    return (before, after), regions.Region(0, count, moved)
 
 
 def pad(image: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
@@ -186,28 +125,10 @@ def pad(image: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
     return lax.pad(image, zero, [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
 
 
-def concatenate(
-    axes: Sequence[Sequence[Region]],
-    compute: Callable[[list[Region]], jax.Array],
-    first: int,
-) -> jax.Array:
-    """Joins what ``compute`` makes of one region of each axis, ``first`` being the first axis."""
-
-    def join_from(chosen: list[Region]) -> jax.Array:
-        axis = len(chosen)
-        if axis == len(axes):
-            return compute(chosen)
-        return lax.concatenate(
-            [join_from([*chosen, region]) for region in axes[axis]], first + axis
-        )
-
-    return join_from([])
-
-
 def _sum_in_turns(
     images: Sequence[jax.Array],
     weights: Sequence[jax.Array],
-    shifts: Sequence[Sequence[Shift]],
+    shifts: Sequence[Sequence[regions.Shift]],
     counts: Sequence[int],
     strides: Sequence[int],
 ) -> jax.Array:
@@ -219,7 +140,7 @@ def _sum_in_turns(
     first, *others = axes
 
     def compute(
-        images: Sequence[jax.Array], weights: Sequence[jax.Array], region: Region
+        images: Sequence[jax.Array], weights: Sequence[jax.Array], region: regions.Region
     ) -> jax.Array:
         return _unrolled(images, weights, [region, *others], strides)
 
@@ -227,94 +148,9 @@ def _sum_in_turns(
     # What one term reads of the weights for the neighbours that a pixel is broadcast to.
     beside = weights[0].shape[-2] if others and others[-1].shifts[0].weight is None else 1
     rows = max(1, _terms_a_turn(images[0]) // (row_terms * beside))
-    return in_turns(
+    return turns.add_rows(
         compute, images, weights, first, strides[0], row_terms, rows, _COMPILED_TERMS, axis=1
     )
-
-
-def in_turns(
-    compute: Callable[[Sequence[jax.Array], Sequence[jax.Array], Region], jax.Array],
-    images: Sequence[jax.Array],
-    weights: Sequence[jax.Array],
-    first: Region,
-    stride: int,
-    row_terms: int,
-    rows: int,
-    most_compiled: int,
-    axis: int,
-) -> jax.Array:
-    """Adds up what ``compute`` makes of a few rows of terms at a time.
-
-    Args:
-        compute: the sum of the terms that a region of the first spatial axis has.
-        images: whose rows are along ``axis``.
-        weights: likewise.
-        first: all rows of terms.
-        stride: the window's step from row to row.
-        row_terms: terms of a row.
-        rows: of a turn.
-        most_compiled: terms; of no more turns are compiled, and a loop does the others.
-        axis: the first spatial axis of images and weights.
-    """
-
-    def add(
-        total: jax.Array,
-        images: Sequence[jax.Array],
-        weights: Sequence[jax.Array],
-        shifts: Sequence[Shift],
-    ) -> jax.Array:
-        # A branch for each turn keeps XLA from fusing the turns; slices that start where a loop
-        # says, fused into a sum, would keep LLVM from vectorizing it.
-        def turn(shifts: Sequence[Shift], total: jax.Array) -> jax.Array:
-            return total + compute(images, weights, Region(0, first.count, tuple(shifts)))
-
-        turns = [functools.partial(turn, shifts[i : i + rows]) for i in range(0, len(shifts), rows)]
-        return lax.fori_loop(0, len(turns), lambda i, total: lax.switch(i, turns, total), total)
-
-    total = compute(images, weights, Region(0, first.count, ()))
-    size = _rows_compiled(first.shifts, max(1, most_compiled // row_terms))
-    rest = len(first.shifts) % size
-    if rest:
-        total = add(total, images, weights, first.shifts[:rest])
-    loops = [first.shifts[i : i + size] for i in range(rest, len(first.shifts), size)]
-    if len(loops) == 1:
-        return add(total, images, weights, loops[0])
-
-    origins = [(min(s.weight or 0 for s in loop), min(s.start for s in loop)) for loop in loops]
-    weight, start = origins[0]
-    alike = [Shift((shift.weight or 0) - weight, shift.start - start) for shift in loops[0]]
-    extent = max(shift.start for shift in alike) + (first.count - 1) * stride + 1
-    weight_extent = max(shift.weight or 0 for shift in alike) + 1
-    indices = jnp.array(origins)
-
-    def add_loop(i: jax.Array, total: jax.Array) -> jax.Array:
-        weight, start = indices[i]
-        return add(
-            total,
-            [lax.dynamic_slice_in_dim(image, start, extent, axis) for image in images],
-            [lax.dynamic_slice_in_dim(plane, weight, weight_extent, axis) for plane in weights],
-            alike,
-        )
-
-    return lax.fori_loop(0, len(loops), add_loop, total)
-
-
-def _rows_compiled(shifts: Sequence[Shift], most: int) -> int:
-    """The most rows of terms, up to a limit, that a loop over the others can be made of."""
-
-    def gaps(first: int, size: int) -> list[tuple[int, int]]:
-        loop = shifts[first : first + size]
-        return [
-            ((b.weight or 0) - (a.weight or 0), b.start - a.start)
-            for a, b in itertools.pairwise(loop)
-        ]
-
-    count = len(shifts)
-    for size in range(count // math.ceil(count / most), 1, -1):
-        firsts = range(count % size, count, size)
-        if all(gaps(first, size) == gaps(firsts[0], size) for first in firsts):
-            return size
-    return 1
 
 
 def _terms_a_turn(image: jax.Array) -> int:
@@ -330,14 +166,14 @@ def _terms_a_turn(image: jax.Array) -> int:
 def _unrolled(
     images: Sequence[jax.Array],
     weights: Sequence[jax.Array],
-    chosen: Sequence[Region],
+    chosen: Sequence[regions.Region],
     strides: Sequence[int],
 ) -> jax.Array:
     """The sum over one region of each axis."""
     dtype = accumulator(*images, *weights)
     counts = [region.count for region in chosen]
 
-    def product(term: Sequence[Shift], image: jax.Array, plane: jax.Array) -> jax.Array:
+    def product(term: Sequence[regions.Shift], image: jax.Array, plane: jax.Array) -> jax.Array:
         starts = [
             shift.start + region.start * stride
             for shift, region, stride in zip(term, chosen, strides, strict=True)
@@ -377,13 +213,20 @@ def add_up(rows: Iterable[Sequence[jax.Array]]) -> jax.Array:
 
 
 def window(
-    image: jax.Array, starts: Sequence[int], counts: Sequence[int], strides: Sequence[int]
+    image: jax.Array,
+    starts: Sequence[int],
+    counts: Sequence[int],
+    strides: Sequence[int],
+    images: slice = slice(0, None, 1),
 ) -> jax.Array:
-    """``counts`` pixels of ``(B, *image, G)`` from ``starts``, ``strides`` apart."""
+    """``counts`` pixels of ``(B, *image, G)`` from ``starts``, ``strides`` apart.
+
+    Of some images it is one slice too: one of another is not fused with what is computed of it.
+    """
     ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, counts, strides, strict=True)]
     return lax.slice(
         image,
-        (0, *starts, 0),
+        (images.start, *starts, 0),
         (image.shape[0], *ends, image.shape[-1]),
-        (1, *strides, 1),
+        (images.step, *strides, 1),
     )

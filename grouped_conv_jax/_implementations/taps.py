@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import correlations, phases, pixels, rows, shifts
+from grouped_conv_jax._implementations import correlations, phases, pixels, regions, rows, shifts
 
 _FEW = 16
 
@@ -36,7 +36,7 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
 
     images = shifts.planes(x, convolution.groups)
     terms = [
-        [shifts.Shift(i, i * dilation - before) for i in range(size)]
+        [regions.Shift(i, i * dilation - before) for i in range(size)]
         for size, dilation, (before, _) in zip(
             convolution.filter_size, convolution.dilation, convolution.padding, strict=True
         )
@@ -69,13 +69,13 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
         return rows.input_gradient(filters, y, convolution)
 
     axes = phases.axes(convolution)
-    terms: list[list[shifts.Shift]] = []
+    terms: list[list[regions.Shift]] = []
     counts: list[int] = []
     for axis in axes:
         start = axis.quotients[-1] - axis.padding[0]
         terms += [
-            [shifts.Shift(q // axis.dilation, start - q) for q in axis.quotients],
-            [shifts.Shift(None, 0)],
+            [regions.Shift(q // axis.dilation, start - q) for q in axis.quotients],
+            [regions.Shift(None, 0)],
         ]
         counts += [axis.count, 1]
     images = [

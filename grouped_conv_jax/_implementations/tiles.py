@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from grouped_conv_jax._convolution import Convolution, accumulator
-from grouped_conv_jax._implementations import shifts
+from grouped_conv_jax._implementations import parts, regions, shifts
 
 # Of no more taps. Measured with 3x3 filters, 8 images of 7x7 to 112x112 pixels and 32 to 960
 # channels, against sums of rows: 0.4 to 0.8 of the time; with 5x5 filters 0.7 to 0.9, and three
@@ -50,11 +50,11 @@ def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) 
     # Blocks of lanes are an axis like the spatial ones, of one tap.
     image = image.reshape(*image.shape[:-1], blocks, lanes)
     cotangent = cotangent.reshape(*cotangent.shape[:-1], blocks, lanes)
-    whole = shifts.Region(0, blocks, (shifts.Shift(0, 0),))
+    whole = regions.Region(0, blocks, (regions.Shift(0, 0),))
     tile = [*_tile(convolution.outputs), 1]
     steps = [n * stride for n, stride in zip(tile, (*convolution.strides, 1), strict=True)]
 
-    def product(terms: Sequence[shifts.Shift], chosen: Sequence[shifts.Region]) -> jax.Array:
+    def product(terms: Sequence[regions.Shift], chosen: Sequence[regions.Region]) -> jax.Array:
         sizes = [region.count for region in chosen]
         starts = [
             term.start + region.start * step
@@ -67,7 +67,7 @@ def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) 
         window = shifts.window(image, starts, sizes, steps)
         return window.astype(dtype) * shifts.window(cotangent, met, sizes, tile).astype(dtype)
 
-    def total(chosen: list[shifts.Region]) -> jax.Array:
+    def total(chosen: list[regions.Region]) -> jax.Array:
         """The sum over one region of each axis."""
         if all(region.shifts for region in chosen):
             terms = itertools.product(*(region.shifts for region in chosen))
@@ -79,12 +79,12 @@ def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) 
         for axis, i in enumerate(tap):
             stride, n, outputs = convolution.strides[axis], tile[axis], convolution.outputs[axis]
             origin = i * convolution.dilation[axis] - convolution.padding[axis][0]
-            terms = [shifts.Shift(t, origin + t * stride) for t in range(n)]
+            terms = [regions.Shift(t, origin + t * stride) for t in range(n)]
             # The last tile may be a part of one.
             ends = [-(-(outputs - t) // n) for t in range(n)]
             size = convolution.image[axis]
-            axes.append(shifts.regions(size, terms, ends[0], steps[axis], ends))
-        return shifts.concatenate([*axes, [whole]], total, 1)
+            axes.append(regions.divide(size, terms, ends[0], steps[axis], ends))
+        return regions.concatenate([*axes, [whole]], total, 1)
 
     def stacked(taps: Sequence[range], tap: tuple[int, ...]) -> jax.Array:
         """With an axis for each axis of the filter, before that of the lanes."""
@@ -97,8 +97,8 @@ def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) 
         axis = len(taps)
         if axis == rank:
             return stacked(taps, ()).sum(range(1 + rank))
-        parts = _split(convolution.filter_size[axis], _MOST_FUSED)
-        return jnp.concatenate([joined([*taps, part]) for part in parts], 1 + axis)
+        some = parts.ranges(convolution.filter_size[axis], _MOST_FUSED)
+        return jnp.concatenate([joined([*taps, part]) for part in some], 1 + axis)
 
     # (blocks, *filter, lanes) to (*filter, G)
     return jnp.moveaxis(joined([]), 0, -2).reshape(*convolution.filter_size, -1)
@@ -109,7 +109,7 @@ def _tile(outputs: Sequence[int]) -> list[int]:
     *others, columns = outputs
     most = columns if columns <= _WHOLE_ROW else _TILE_COLUMNS
     tile = [1] * len(others)
-    tile.append(max(map(len, _split(columns, most))))
+    tile.append(max(map(len, parts.ranges(columns, most))))
     if others:
         tile[-2] = min(others[-1], max(1, _TILE // tile[-1]))
     return tile
@@ -121,10 +121,3 @@ def _block(lanes: int) -> int:
         return lanes
     sizes = range(_BLOCK_LANES, _BLOCK_LANES // 2 - 1, -_VECTOR_LANES)
     return next((size for size in sizes if lanes % size == 0), lanes)
-
-
-def _split(size: int, most: int) -> list[range]:
-    """The fewest ranges of about equal length, of at most ``most``."""
-    count = math.ceil(size / most)
-    edges = [size * i // count for i in range(count + 1)]
-    return [range(*pair) for pair in itertools.pairwise(edges)]

@@ -1,0 +1,106 @@
+"""Computations that XLA keeps apart, one after the other.
+
+XLA fuses a sum with what is done to it, and sums that do not depend on one another it computes in
+any order, keeping the arrays of all. Branches of a switch in a loop are not fused and take turns.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from grouped_conv_jax._implementations.regions import Region, Shift
+
+
+def take(turns: Sequence[Callable[[jax.Array], jax.Array]], total: jax.Array) -> jax.Array:
+    """Applies functions to a total, each to what the one before it returned."""
+    return lax.fori_loop(0, len(turns), lambda i, total: lax.switch(i, turns, total), total)
+
+
+def add_rows(
+    compute: Callable[[Sequence[jax.Array], Sequence[jax.Array], Region], jax.Array],
+    images: Sequence[jax.Array],
+    weights: Sequence[jax.Array],
+    first: Region,
+    stride: int,
+    row_terms: int,
+    rows: int,
+    most_compiled: int,
+    axis: int,
+) -> jax.Array:
+    """Adds up what ``compute`` makes of a few rows of terms at a time.
+
+    Args:
+        compute: the sum of the terms that a region of the first spatial axis has.
+        images: whose rows are along ``axis``.
+        weights: likewise.
+        first: all rows of terms.
+        stride: the window's step from row to row.
+        row_terms: terms of a row.
+        rows: of a turn.
+        most_compiled: terms; of no more turns are compiled, and a loop does the others.
+        axis: the first spatial axis of images and weights.
+    """
+
+    def add(
+        total: jax.Array,
+        images: Sequence[jax.Array],
+        weights: Sequence[jax.Array],
+        shifts: Sequence[Shift],
+    ) -> jax.Array:
+        # A branch for each turn keeps XLA from fusing the turns; slices that start where a loop
+        # says, fused into a sum, would keep LLVM from vectorizing it.
+        def turn(shifts: Sequence[Shift], total: jax.Array) -> jax.Array:
+            return total + compute(images, weights, Region(0, first.count, tuple(shifts)))
+
+        turns = [functools.partial(turn, shifts[i : i + rows]) for i in range(0, len(shifts), rows)]
+        return take(turns, total)
+
+    total = compute(images, weights, Region(0, first.count, ()))
+    size = _rows_compiled(first.shifts, max(1, most_compiled // row_terms))
+    rest = len(first.shifts) % size
+    if rest:
+        total = add(total, images, weights, first.shifts[:rest])
+    loops = [first.shifts[i : i + size] for i in range(rest, len(first.shifts), size)]
+    if len(loops) == 1:
+        return add(total, images, weights, loops[0])
+
+    origins = [(min(s.weight or 0 for s in loop), min(s.start for s in loop)) for loop in loops]
+    weight, start = origins[0]
+    alike = [Shift((shift.weight or 0) - weight, shift.start - start) for shift in loops[0]]
+    extent = max(shift.start for shift in alike) + (first.count - 1) * stride + 1
+    weight_extent = max(shift.weight or 0 for shift in alike) + 1
+    indices = jnp.array(origins)
+
+    def add_loop(i: jax.Array, total: jax.Array) -> jax.Array:
+        weight, start = indices[i]
+        return add(
+            total,
+            [lax.dynamic_slice_in_dim(image, start, extent, axis) for image in images],
+            [lax.dynamic_slice_in_dim(plane, weight, weight_extent, axis) for plane in weights],
+            alike,
+        )
+
+    return lax.fori_loop(0, len(loops), add_loop, total)
+
+
+def _rows_compiled(shifts: Sequence[Shift], most: int) -> int:
+    """The most rows of terms, up to a limit, that a loop over the others can be made of."""
+
+    def gaps(first: int, size: int) -> list[tuple[int, int]]:
+        loop = shifts[first : first + size]
+        return [
+            ((b.weight or 0) - (a.weight or 0), b.start - a.start)
+            for a, b in itertools.pairwise(loop)
+        ]
+
+    count = len(shifts)
+    for size in range(count // math.ceil(count / most), 1, -1):
+        firsts = range(count % size, count, size)
+        if all(gaps(first, size) == gaps(firsts[0], size) for first in firsts):
+            return size
+    return 1
