@@ -42,6 +42,13 @@ CASES = {
     "many channels per group": case((6, 5), (3, 3), 8, 8, 8, pad=1),
     "many channels in many groups": case((4, 3), (2, 2), 8, 8, 132, pad=1),
     "two groups": case((6, 5), (3, 3), 10, 14, 2, pad=1),
+    "wide groups": case((6, 5), (3, 2), 18, 20, 2, pad=1),
+    "wide groups, strided and dilated": case(
+        (9, 12), (3, 2), 20, 18, 3, stride=(2, 3), dilation=(2, 1), pad=((1, 2), (0, 3))
+    ),
+    "wide groups, cropped": case((8, 9), (2, 3), 17, 17, 2, stride=2, pad=((-2, 1), (3, -3))),
+    "wide groups, nothing but padding": case((6, 7), (3, 2), 17, 17, 2, pad=((5, -8), (-7, 4))),
+    "wide groups, 1-D": case((17,), (5,), 18, 17, 2, stride=2, dilation=3, pad=4),
     "one group": case((6, 5), (3, 3), 2, 3, 1, pad=1),
     "1x1": case((5, 4), (1, 1), 3, 4, 4),
     "1x1, two groups": case((5, 4), (1, 1), 8, 6, 2, stride=(2, 1)),
