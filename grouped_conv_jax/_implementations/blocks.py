@@ -6,9 +6,7 @@ grouped one never does; the zeros off the diagonal cost less than the groups' ow
 
 import dataclasses
 import functools
-import itertools
 import math
-import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -25,14 +23,6 @@ _GROUPS_OF_ONE_PRODUCT = 2
 # More blocks than this are looped over, since the time to compile grows with them. XLA:CPU computes
 # what is in a loop on one core, without its fast matrix products: twenty times slower.
 _UNROLLED_BLOCKS = 64
-# Products that a filter gradient adds up before its parts are added. If a block has more than 16
-# filters XLA:CPU's convolution adds up hundreds one by one, and rounding errors are 1.6 to 8 times
-# those of lax's grouped convolution; in parts they are 1 to 2 times, in 0.6 to 1.6 of the time.
-_PRODUCTS_A_PART = 340
-# Convolutions that a filter gradient is unrolled into, and those of one block.
-_UNROLLED_PARTS, _PARTS_OF_BLOCK = 128, 32
-# Products that take turns, at 30 ms each to compile.
-_UNROLLED_PRODUCTS = 64
 
 
 def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
@@ -64,67 +54,15 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """Filters ``(*filter, C, G*F)``: the dense gradient's diagonal blocks."""
     groups = convolution.groups
-    channels, filters = x.shape[-1] // groups, y.shape[-1] // groups
-    dense, merged = _merge(convolution, channels, filters)
-    count = groups // merged
-
-    def diagonal(gradient: jax.Array) -> jax.Array:
-        blocks = gradient.reshape(*convolution.filter_size, merged, channels, merged, filters)
-        own = jnp.diagonal(blocks, axis1=-4, axis2=-2)  # (*filter, C, F, merged)
-        return jnp.swapaxes(own, -1, -2).reshape(*own.shape[:-2], -1)
-
-    function: Callable[..., jax.Array] = pointwise.filter_gradient
+    dense, merged = _merge(convolution, x.shape[-1] // groups, y.shape[-1] // groups)
     if not pointwise.suits(dense):
-        if _is_better_as_products(x, y, count, dense):
-            return jnp.concatenate(
-                [diagonal(block) for block in products.of_blocks(x, y, dense, count)], -1
-            )
-        most = min(_PARTS_OF_BLOCK, max(1, _UNROLLED_PARTS // count))
-        function = functools.partial(_sum_of_parts, most=most)
-    return _each(lambda x, y: diagonal(function(x, y, dense)), _split(x, count), _split(y, count))
+        return products.of_blocks(x, y, convolution, merged)
 
+    def own(x: jax.Array, y: jax.Array) -> jax.Array:
+        return products.diagonal(pointwise.filter_gradient(x, y, dense), merged)
 
-def _is_better_as_products(x: jax.Array, y: jax.Array, count: int, dense: Convolution) -> bool:
-    """Whether products, one for each tap of each block, take less time than convolutions.
-
-    Measured with two and five groups of 24 to 192 channels on two x86-64 cores: 0.5 to 1.1 of the
-    time, half of the rounding errors and less memory.
-    """
-    narrowest = min(x.shape[-1], y.shape[-1]) // count
-    few = count * math.prod(dense.filter_size) <= _UNROLLED_PRODUCTS
-    return few and narrowest > _BLOCK_CHANNELS and x.dtype == jnp.float32
-
-
-def _sum_of_parts(x: jax.Array, y: jax.Array, dense: Convolution, most: int) -> jax.Array:
-    """The filter gradient of one block, a few images and rows of outputs at a time.
-
-    Args:
-        x: ``(B, *image, C)``.
-        y: ``(B, *outputs, F)``.
-        dense: the block's convolution.
-        most: parts.
-    """
-    batch, rows = y.shape[:2]
-    # Results of 16 bits are rounded more coarsely than their sums. An exported program's batch may
-    # not be known.
-    if x.dtype != jnp.float32 or y.shape[-1] <= _BLOCK_CHANNELS or not isinstance(batch, int):
-        return lax.filter_gradient(x, y, dense)
-    count = min(most, math.ceil(batch * math.prod(dense.outputs) / _PRODUCTS_A_PART))
-    parts_of_rows = min(rows, count)
-    wanted = count / parts_of_rows
-    parts_of_batch = min((n for n in parts.divisors(batch) if n >= wanted), default=batch)
-    edges = [rows * i // parts_of_rows for i in range(parts_of_rows + 1)]
-
-    stride, extent = dense.strides[0], dense.effective_filter_size[0]
-    before = dense.padding[0][0]
-    gradients = []
-    for start, stop in itertools.pairwise(edges):
-        after = (stop - 1) * stride + extent - before - dense.image[0]
-        padding = ((before - start * stride, after), *dense.padding[1:])
-        part = dataclasses.replace(dense, padding=padding)
-        split = (jnp.split(array, parts_of_batch) for array in (x, y[:, start:stop]))
-        gradients += [lax.filter_gradient(a, b, part) for a, b in zip(*split, strict=True)]
-    return functools.reduce(operator.add, gradients)
+    count = groups // merged
+    return _each(own, _split(x, count), _split(y, count))
 
 
 def _each(

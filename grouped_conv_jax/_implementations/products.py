@@ -1,69 +1,100 @@
-"""Filter gradients as a matrix product for each tap."""
+"""Filter gradients as matrix products of gathered windows."""
 
-import functools
 import itertools
-from collections.abc import Iterator, Sequence
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from grouped_conv_jax._convolution import Convolution, accumulator
-from grouped_conv_jax._implementations import shifts, turns
+from grouped_conv_jax._implementations import parts, shifts
+
+# Windows of as many images at a time as have no more bytes than this. 2 to 8 MB take about as long;
+# more take up to twice as long, for want of cache and of memory that the program holds already.
+_WINDOW_BYTES = 5 << 20
+# Of more taps, those of one row of the filter at a time.
+_MOST_TAPS = 25
 
 
-def of_blocks(x: jax.Array, y: jax.Array, dense: Convolution, count: int) -> Iterator[jax.Array]:
-    """For each of ``count`` blocks of channels and filters its filters ``(*filter, C, F)``.
+def of_blocks(x: jax.Array, y: jax.Array, convolution: Convolution, merged: int) -> jax.Array:
+    """Filters ``(*filter, C, G*F)``: the diagonal of products of ``merged`` groups at a time.
 
-    Each tap has its turn, so that one window at a time is copied. XLA:CPU computes products, other
-    than convolutions, at full speed in a loop too. All at once they take up to four times as long.
+    XLA:CPU computes a product at full speed in a loop too, where a convolution would run on one
+    core. So blocks of groups, and a few images of each, take turns in one loop, which compiles
+    once and holds the windows of one turn. Unrolled, with the windows of all in memory, the same
+    products take up to four times as long.
+
+    Args:
+        x: ``(B, *image, G*C)``.
+        y: ``(B, *outputs, G*F)``.
+        convolution: of which this is the filter gradient.
+        merged: groups of a block, which divides theirs.
     """
-    channels, filters = x.shape[-1] // count, y.shape[-1] // count
-    taps = list(itertools.product(*map(range, dense.filter_size)))
-    steps = (slice(None), *(slice(None, None, stride) for stride in dense.strides))
+    dtype = accumulator(x, y)
+    blocks = convolution.groups // merged
+    channels, filters = x.shape[-1] // blocks, y.shape[-1] // blocks
+    size = convolution.filter_size
+    # How many rows of the filter a turn computes.
+    rows = size[0] if math.prod(size) <= _MOST_TAPS else 1
+    taps = math.prod(size[1:]) * rows
+    image_bytes = math.prod(convolution.outputs) * taps * channels * dtype.itemsize
+    images = _images(x.shape[0], image_bytes)
+    chunks = x.shape[0] // images if images else 1
+    turns = (blocks, chunks, size[0] // rows)
 
-    def add(
-        index: int, padding: Sequence[tuple[int, int]], flat: jax.Array, total: jax.Array
-    ) -> jax.Array:
-        # A window from the whole of x: the blocks of x would be copies.
-        window = lax.pad(x, jnp.zeros((), x.dtype), [(*widths, 0) for widths in padding])[steps]
+    def of_turn(array: jax.Array, chunk: jax.Array, block: jax.Array, width: int) -> jax.Array:
+        part = lax.dynamic_slice_in_dim(array, block * width, width, -1)
+        return part if chunks == 1 else lax.dynamic_slice_in_dim(part, chunk * images, images, 0)
+
+    def window(image: jax.Array, tap: tuple[int, ...]) -> jax.Array:
+        starts = [i * dilation for i, dilation in zip(tap, convolution.dilation, strict=True)]
+        return shifts.window(image, starts, convolution.outputs, convolution.strides)
+
+    def windows(image: jax.Array, tap: tuple[int, ...]) -> jax.Array:
+        """``(B, *outputs, *taps, C)``, with an axis for each of the filter's."""
+        axis = len(tap)
+        if axis == len(size):
+            return window(image, tap).astype(dtype)
+        count = size[axis] if axis else rows
+        stacked = [windows(image, (*tap, i)) for i in range(count)]
+        return jnp.stack(stacked, len(size) + 1)
+
+    def add(turn: jax.Array, gradient: jax.Array) -> jax.Array:
+        block, chunk, row = jnp.unravel_index(turn, turns)
+        image = shifts.pad(of_turn(x, chunk, block, channels), convolution.padding)
+        if rows < size[0]:
+            extent = (convolution.outputs[0] - 1) * convolution.strides[0] + 1
+            image = lax.dynamic_slice_in_dim(image, row * convolution.dilation[0], extent, 1)
         product = lax.dot_general(
-            window.reshape(-1, channels),
-            flat,
+            windows(image, ()).reshape(-1, taps * channels),
+            of_turn(y, chunk, block, filters).reshape(-1, filters).astype(dtype),
             (((0,), (0,)), ((), ())),
-            precision=dense.precision,
-            preferred_element_type=total.dtype,
+            precision=convolution.precision,
         )
-        return lax.dynamic_update_index_in_dim(total, product, index, 0)
+        own = diagonal(product.reshape(rows, *size[1:], channels, filters), merged)
+        starts = [row * rows, *[jnp.zeros_like(row)] * len(size), block * filters]
+        before = lax.dynamic_slice(gradient, starts, own.shape)
+        return lax.dynamic_update_slice(gradient, before + own, starts)
 
-    for block in range(count):
-        crop = (-block * channels, (block + 1) * channels - x.shape[-1])
-        flat = y[..., block * filters : (block + 1) * filters].reshape(-1, filters)
-        gradient = turns.take(
-            [
-                functools.partial(add, index, [(0, 0), *_padding(tap, dense), crop], flat)
-                for index, tap in enumerate(taps)
-            ],
-            jnp.zeros((len(taps), channels, filters), accumulator(x, y)),
-        )
-        yield gradient.reshape(*dense.filter_size, channels, filters)
+    whole = (*size, channels // merged, y.shape[-1])
+    return lax.fori_loop(0, math.prod(turns), add, jnp.zeros(whole, dtype))
 
 
-def _padding(tap: Sequence[int], convolution: Convolution) -> list[tuple[int, int]]:
-    """How to pad, or where negative to crop, images to what a tap meets, at stride one."""
-    result = []
-    for i, image, dilation, (before, _), outputs, stride in zip(
-        tap,
-        convolution.image,
-        convolution.dilation,
-        convolution.padding,
-        convolution.outputs,
-        convolution.strides,
-        strict=True,
-    ):
-        start = i * dilation - before
-        result.append((-start, start + (outputs - 1) * stride + 1 - image))
-    return result
+def diagonal(gradient: jax.Array, merged: int) -> jax.Array:
+    """``(*filter, merged*C, merged*F)`` to each group's own ``(*filter, C, merged*F)``."""
+    *size, channels, filters = gradient.shape
+    groups = gradient.reshape(*size, merged, channels // merged, merged, filters // merged)
+    own = jnp.diagonal(groups, axis1=-4, axis2=-2)  # (*filter, C, F, merged)
+    return jnp.swapaxes(own, -1, -2).reshape(*size, channels // merged, filters)
+
+
+def _images(batch: int, image_bytes: int) -> int:
+    """How many images a turn computes."""
+    # An exported program's batch may not be known.
+    if not isinstance(batch, int) or batch == 0:
+        return batch
+    return max(n for n in parts.divisors(batch) if n == 1 or n * image_bytes <= _WINDOW_BYTES)
 
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
