@@ -9,7 +9,7 @@ import jax
 
 from grouped_conv_jax import _checks
 from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import blocks, lax, pointwise, products, taps
+from grouped_conv_jax._implementations import blocks, lax, pointwise, taps
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -34,25 +34,19 @@ class Choice(NamedTuple):
     implementation: str
     reason: str
 
-    def function(self, role: Role, stacked: bool) -> Callable[..., jax.Array]:
-        """Computes the role from its operands and the description of the convolution.
-
-        Args:
-            role: the role.
-            stacked: whether ``vmap`` maps both operands.
-        """
-        if stacked and self.implementation == "blocks" and role == Role.FILTER_GRADIENT:
-            return products.filter_gradient
+    def function(self, role: Role) -> Callable[..., jax.Array]:
+        """Computes the role from its operands and the description of the convolution."""
         return getattr(_MODULES[self.implementation], role.name.lower())
 
     def loops_over_stacks(self, role: Role, convolution: Convolution) -> bool:
         """Whether operands that are both mapped by ``vmap`` are computed one pair at a time.
 
-        Of a dense convolution of two mapped operands ``vmap`` would make a grouped one of lax's.
+        Of a dense convolution of two mapped operands ``vmap`` would make a grouped one of lax's, and
+        of filter gradients products of batches, which XLA:CPU computes slower than one at a time.
         """
-        if self.implementation != "blocks" or role == Role.FILTER_GRADIENT:
+        if self.implementation != "blocks":
             return False
-        return not pointwise.suits(convolution)
+        return role == Role.FILTER_GRADIENT or not pointwise.suits(convolution)
 
 
 def check_implementation(implementation: Any) -> str | None:

@@ -1,6 +1,5 @@
 """Filter gradients as matrix products of gathered windows."""
 
-import itertools
 import math
 
 import jax
@@ -95,37 +94,3 @@ def _images(batch: int, image_bytes: int) -> int:
     if not isinstance(batch, int) or batch == 0:
         return batch
     return max(n for n in parts.divisors(batch) if n == 1 or n * image_bytes <= _WINDOW_BYTES)
-
-
-def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """Filters ``(*filter, C, G*F)``, of operands that ``vmap`` maps.
-
-    What ``vmap`` adds joins the groups of the product, which XLA:CPU computes in one go, where it
-    would compute block-diagonal convolutions in a loop, and there on one core.
-    """
-    images = _by_group(shifts.pad(x, convolution.padding), convolution.groups)
-    cotangents = _by_group(y, convolution.groups)
-    cotangents = cotangents.reshape(convolution.groups, -1, cotangents.shape[-1])
-    products = []
-    for tap in itertools.product(*map(range, convolution.filter_size)):
-        starts = [i * dilation for i, dilation in zip(tap, convolution.dilation, strict=True)]
-        window = shifts.window(
-            images, [0, *starts], [x.shape[0], *convolution.outputs], [1, *convolution.strides]
-        )
-        products.append(
-            lax.dot_general(
-                window.reshape(convolution.groups, -1, window.shape[-1]),
-                cotangents,
-                (((1,), (1,)), ((0,), (0,))),
-                precision=convolution.precision,
-                preferred_element_type=accumulator(x, y),
-            )
-        )
-    # (taps, G, C, F) to (*filter, C, G * F)
-    stacked = jnp.swapaxes(jnp.stack(products), 1, 2)
-    return stacked.reshape(*convolution.filter_size, stacked.shape[1], -1)
-
-
-def _by_group(array: jax.Array, groups: int) -> jax.Array:
-    """``(..., G*C)`` to ``(G, ..., C)``."""
-    return jnp.moveaxis(array.reshape(*array.shape[:-1], groups, -1), -2, 0)
