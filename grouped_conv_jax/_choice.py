@@ -41,8 +41,8 @@ class Choice(NamedTuple):
     def loops_over_stacks(self, role: Role, convolution: Convolution) -> bool:
         """Whether operands that are both mapped by ``vmap`` are computed one pair at a time.
 
-        Of a dense convolution of two mapped operands ``vmap`` would make a grouped one of lax's, and
-        of filter gradients products of batches, which XLA:CPU computes slower than one at a time.
+        Of a dense convolution of two mapped operands ``vmap`` would make a grouped one of lax's,
+        and of filter gradients products of batches, which XLA:CPU computes slower than one by one.
         """
         if self.implementation != "blocks":
             return False

@@ -11,7 +11,7 @@ from grouped_conv_jax._implementations import parts, shifts
 
 # Windows of as many images at a time as have no more bytes than this. 2 to 8 MB take about as long;
 # more take up to twice as long, for want of cache and of memory that the program holds already.
-_WINDOW_BYTES = 5 << 20
+_WINDOW_BYTES = 4 << 20
 # Of more taps, those of one row of the filter at a time.
 _MOST_TAPS = 25
 
