@@ -12,6 +12,8 @@ from grouped_conv_jax._implementations import parts, shifts
 # Windows of as many images at a time as have no more bytes than this. 2 to 8 MB take about as long;
 # more take up to twice as long, for want of cache and of memory that the program holds already.
 _WINDOW_BYTES = 4 << 20
+# And no more than this share of what the operands have.
+_WINDOW_SHARE = 0.75
 # Of more taps, those of one row of the filter at a time.
 _MOST_TAPS = 25
 
@@ -38,7 +40,7 @@ def of_blocks(x: jax.Array, y: jax.Array, convolution: Convolution, merged: int)
     rows = size[0] if math.prod(size) <= _MOST_TAPS else 1
     taps = math.prod(size[1:]) * rows
     image_bytes = math.prod(convolution.outputs) * taps * channels * dtype.itemsize
-    images = _images(x.shape[0], image_bytes)
+    images = _images(x, y, image_bytes)
     chunks = x.shape[0] // images if images else 1
     turns = (blocks, chunks, size[0] // rows)
 
@@ -88,9 +90,11 @@ def diagonal(gradient: jax.Array, merged: int) -> jax.Array:
     return jnp.swapaxes(own, -1, -2).reshape(*size, channels // merged, filters)
 
 
-def _images(batch: int, image_bytes: int) -> int:
+def _images(x: jax.Array, y: jax.Array, image_bytes: int) -> int:
     """How many images a turn computes."""
+    batch = x.shape[0]
     # An exported program's batch may not be known.
     if not isinstance(batch, int) or batch == 0:
         return batch
-    return max(n for n in parts.divisors(batch) if n == 1 or n * image_bytes <= _WINDOW_BYTES)
+    most = min(_WINDOW_BYTES, _WINDOW_SHARE * (x.nbytes + y.nbytes))
+    return max(n for n in parts.divisors(batch) if n == 1 or n * image_bytes <= most)
