@@ -21,7 +21,7 @@ _BLOCK_CHANNELS = 16
 # images, multiplying them by groups and joining the results takes; of three groups, up to twice.
 _GROUPS_OF_ONE_PRODUCT = 2
 # More blocks than this are looped over, since the time to compile grows with them. XLA:CPU computes
-# what is in a loop on one core, without its fast matrix products: twenty times slower.
+# a convolution in a loop on one core, without its fast kernels: twenty times slower.
 _UNROLLED_BLOCKS = 64
 
 

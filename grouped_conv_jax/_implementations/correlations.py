@@ -105,7 +105,7 @@ def _sums_of_rows(
     )
     images = _images_added(cotangent.shape[0], convolution.outputs[0])
 
-    def product(row: int, tap: int, other: Sequence[regions.Region], some: slice) -> jax.Array:
+    def product(row: int, tap: int, other: Sequence[regions.Region], first: int) -> jax.Array:
         starts = [
             region.shifts[0].start + region.start * step
             for region, step in zip(other, strides, strict=True)
@@ -116,7 +116,8 @@ def _sums_of_rows(
             [row * stride + tap * dilation - before, *starts],
             [together, *counts],
             [dilation, *strides],
-            some,
+            first,
+            images,
         )
         ones = [1] * len(counts)
         met = shifts.window(
@@ -124,7 +125,8 @@ def _sums_of_rows(
             [row, *(region.start for region in other)],
             [1, *counts],
             [1, *ones],
-            some,
+            first,
+            images,
         )
         return window.astype(dtype) * met.astype(dtype)
 
@@ -132,7 +134,7 @@ def _sums_of_rows(
         """The sum over one region of each axis but the first."""
         batch, channels = image.shape[0] // images, image.shape[-1]
         products = [
-            product(row, tap, chosen, slice(first, None, images))
+            product(row, tap, chosen, first)
             for row in rows
             if 0 <= row * stride + tap * dilation - before < image.shape[1]
             for first in range(images)
@@ -179,8 +181,7 @@ def _images_added(batch: int, rows: int) -> int:
     if not isinstance(batch, int):
         # An exported program's batch may not be known.
         return 1
-    most = max(1, _ROWS // rows)
-    return max(n for n in range(1, most + 1) if batch % n == 0)
+    return parts.divisor_up_to(batch, _ROWS // rows)
 
 
 def _accumulated(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:

@@ -4,17 +4,15 @@ import itertools
 import math
 
 
-def divisors(number: int) -> list[int]:
-    """All divisors, from 1 on."""
-    return [n for n in range(1, number + 1) if number % n == 0]
+def divisor_up_to(number: int, most: float) -> int:
+    """The largest divisor of ``number`` that is no more than ``most``, or 1."""
+    return max(n for n in _divisors(number) if n == 1 or n <= most)
 
 
 def divisor_about(number: int, wanted: int) -> int:
     """The smallest divisor from ``wanted`` to four times that, or else the largest below it."""
-    every = divisors(number)
-    return next(
-        (n for n in every if wanted <= n <= 4 * wanted), max(n for n in every if n <= wanted)
-    )
+    near = (n for n in _divisors(number) if wanted <= n <= 4 * wanted)
+    return next(near, divisor_up_to(number, wanted))
 
 
 def ranges(size: int, most: int) -> list[range]:
@@ -22,3 +20,7 @@ def ranges(size: int, most: int) -> list[range]:
     count = math.ceil(size / most)
     edges = [size * i // count for i in range(count + 1)]
     return [range(*pair) for pair in itertools.pairwise(edges)]
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

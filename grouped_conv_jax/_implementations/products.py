@@ -41,7 +41,7 @@ def of_blocks(x: jax.Array, y: jax.Array, convolution: Convolution, merged: int)
     taps = math.prod(size[1:]) * rows
     image_bytes = math.prod(convolution.outputs) * taps * channels * dtype.itemsize
     images = _images(x, y, image_bytes)
-    chunks = x.shape[0] // images if images else 1
+    chunks = x.shape[0] // images
     turns = (blocks, chunks, size[0] // rows)
 
     def of_turn(array: jax.Array, chunk: jax.Array, block: jax.Array, width: int) -> jax.Array:
@@ -74,7 +74,7 @@ def of_blocks(x: jax.Array, y: jax.Array, convolution: Convolution, merged: int)
             precision=convolution.precision,
         )
         own = diagonal(product.reshape(rows, *size[1:], channels, filters), merged)
-        starts = [row * rows, *[jnp.zeros_like(row)] * len(size), block * filters]
+        starts: list[jax.Array | int] = [row * rows, *[0] * len(size), block * filters]
         before = lax.dynamic_slice(gradient, starts, own.shape)
         return lax.dynamic_update_slice(gradient, before + own, starts)
 
@@ -94,7 +94,7 @@ def _images(x: jax.Array, y: jax.Array, image_bytes: int) -> int:
     """How many images a turn computes."""
     batch = x.shape[0]
     # An exported program's batch may not be known.
-    if not isinstance(batch, int) or batch == 0:
+    if not isinstance(batch, int):
         return batch
     most = min(_WINDOW_BYTES, _WINDOW_SHARE * (x.nbytes + y.nbytes))
-    return max(n for n in parts.divisors(batch) if n == 1 or n * image_bytes <= most)
+    return parts.divisor_up_to(batch, most / image_bytes)

@@ -217,16 +217,18 @@ def window(
     starts: Sequence[int],
     counts: Sequence[int],
     strides: Sequence[int],
-    images: slice = slice(0, None, 1),
+    first: int = 0,
+    step: int = 1,
 ) -> jax.Array:
     """``counts`` pixels of ``(B, *image, G)`` from ``starts``, ``strides`` apart.
 
-    Of some images it is one slice too: one of another is not fused with what is computed of it.
+    Of every ``step``-th image from the ``first`` on in one slice: a slice of a slice is not fused
+    with what is computed of it.
     """
     ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, counts, strides, strict=True)]
     return lax.slice(
         image,
-        (images.start, *starts, 0),
+        (first, *starts, 0),
         (image.shape[0], *ends, image.shape[-1]),
-        (images.step, *strides, 1),
+        (step, *strides, 1),
     )
