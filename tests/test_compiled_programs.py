@@ -1,0 +1,115 @@
+"""What XLA:CPU makes of the implementations: memory, fusion, determinism."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+import reference_roles
+from implementation_cases import CASES, LONG_SUMS, case, compile_roles, operands, supported
+
+from grouped_conv_jax import _primitive
+from grouped_conv_jax._convolution import Role
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "depthwise",
+        "many channels per group",
+        "two groups",
+        "strided",
+        "cropped, many channels",
+        "1-D, many channels",
+        "3-D, many channels",
+    ],
+)
+def test_filter_gradients_of_every_sample_are_right_and_no_convolutions(name):
+    x_shape, filter_shape, convolution = CASES[name]
+    shapes = (4, *x_shape[1:]), filter_shape, convolution
+    arrays = operands(shapes, np.float32)
+    x, y = arrays[Role.INPUT_GRADIENT], arrays[Role.FORWARD]
+
+    def of_sample(x, y):
+        return _primitive.bind(
+            Role.FILTER_GRADIENT, x[None], y[None], convolution, dtype=x.dtype, implementation=None
+        )
+
+    compiled = jax.jit(jax.vmap(of_sample)).lower(x, y).compile()
+    one_by_one = [
+        reference_roles.filter_gradient(
+            image[None].astype(np.float64), cotangent[None].astype(np.float64), convolution
+        )
+        for image, cotangent in zip(x, y, strict=True)
+    ]
+    np.testing.assert_allclose(compiled(x, y), one_by_one, rtol=1e-5, atol=1e-5)
+    # XLA:CPU computes a convolution in a loop on one core.
+    assert " convolution(" not in compiled.as_text()
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param(case((28, 28), (3, 3), 1, 1, 32, batch=4, pad=1), id="depthwise"),
+        pytest.param(case((28, 28), (3, 3), 1, 1, 32, batch=4, stride=2, pad=1), id="strided"),
+        pytest.param(case((7, 7), (3, 3), 1, 1, 192, batch=8, pad=1), id="small"),
+        pytest.param(case((2, 2), (3, 3), 1, 1, 192, batch=8, pad=1), id="tiny"),
+        pytest.param(case((28, 28), (5, 5), 1, 1, 32, batch=4, pad=2), id="5x5"),
+        pytest.param(case((28, 28), (7, 7), 1, 1, 32, batch=4, pad=3), id="7x7"),
+        pytest.param(case((28, 28), (11, 11), 1, 1, 32, batch=4, pad=5), id="11x11"),
+        pytest.param(case((14, 14), (3, 3), 4, 4, 32, batch=4, pad=1), id="4 * 4 weights"),
+        pytest.param(case((14, 14), (3, 3), 16, 16, 8, batch=4, pad=1), id="many channels"),
+        pytest.param(case((13, 13), (5, 5), 48, 48, 2, batch=8, pad=2), id="two groups"),
+    ],
+)
+def test_temporary_arrays_are_no_larger_than_inputs_and_outputs_or_lax_s(shapes, role):
+    arrays = operands(shapes, np.float32)
+    lhs, rhs = (arrays[operand] for operand in role.operands)
+
+    def temporary(implementation):
+        compute = functools.partial(
+            _primitive.bind,
+            role,
+            convolution=shapes[-1],
+            dtype=np.dtype(np.float32),
+            implementation=implementation,
+        )
+        return jax.jit(compute).lower(lhs, rhs).compile().memory_analysis().temp_size_in_bytes
+
+    limit = max(sum(array.nbytes for array in arrays.values()), temporary("lax"))
+    assert temporary(None) <= limit
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param(case((56, 56), (3, 3), 1, 1, 128, pad=1), id="tiles of a row"),
+        pytest.param(case((7, 7), (3, 3), 1, 1, 192, stride=2, pad=1), id="tiles of rows"),
+        pytest.param(case((28, 28), (1, 11), 1, 1, 64, pad=((0, 0), (5, 5))), id="eleven in a row"),
+    ],
+)
+def test_the_taps_of_a_filter_gradient_are_fused_with_their_concatenation(shapes):
+    x, y = (operands(shapes, np.float32)[role] for role in Role.FILTER_GRADIENT.operands)
+
+    def gradient(x, y):
+        return _primitive.bind(
+            Role.FILTER_GRADIENT, x, y, shapes[-1], dtype=x.dtype, implementation="taps"
+        )
+
+    program = jax.jit(gradient).lower(x, y).compile().as_text()
+    entry = program[program.index("\nENTRY") :]
+    assert "fusion(" in entry
+    assert " concatenate(" not in entry
+
+
+@pytest.mark.parametrize(("implementation", "shapes"), supported(LONG_SUMS))
+def test_results_are_the_same_bits_from_run_to_run_and_compilation_to_compilation(
+    implementation, shapes
+):
+    dtype = np.dtype(np.float32)
+    program, arguments = compile_roles(implementation, shapes, dtype)
+    again, _ = compile_roles(implementation, shapes, dtype)
+    first = program(arguments)
+    for repeated in (program(arguments), program(arguments), again(arguments)):
+        jax.tree.map(np.testing.assert_array_equal, repeated, first)
