@@ -123,12 +123,12 @@ def _too_few_for_matrices(
     pass and input gradient of up to 16 channels times filters: with 2 * 8, 3 * 5 and 4 * 4, sums
     take 0.2 to 0.9 of the time of blocks for filters of 3x3 to 11x11, with 1 * 16 a fifth to 0.9,
     for volumes a tenth. Along one axis, 0.4 to 0.9 with few weights or terms, 0.4 to 2.3 with more.
-    Filter gradients of 3x3 filters: half the time with 1 * 2 and 1 * 3; 0.2 to 1.6 of the time with
-    2 * 2, 1 * 4 and 4 * 1, and half of the rounding errors or less.
+    Filter gradients: 0.1 to 0.8 of the time of blocks with less than 16 weights, 0.2 to 0.3 with
+    16 * 1, 0.7 to 1.2 with 1 * 16, and 0.6 to 1.1 with 2 * 8 and 4 * 4.
     """
     weights = channels * filters
     if role == Role.FILTER_GRADIENT:
-        return weights <= 4
+        return weights < 16 or min(channels, filters) == 1
     if len(convolution.image) > 1:
         return True
     summed = (channels if role == Role.FORWARD else filters) * math.prod(convolution.filter_size)

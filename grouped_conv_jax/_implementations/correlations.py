@@ -33,16 +33,13 @@ _PRODUCTS = 768
 _ACCUMULATORS = 128
 
 
-def correlate(
-    image: jax.Array, cotangent: jax.Array, convolution: Convolution, pairs: int
-) -> jax.Array:
+def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
     """``(*filter, G)``: for each tap the sum over batch and outputs of window times cotangent.
 
     Args:
         image: ``(B, *image, G)``.
         cotangent: ``(B, *outputs, G)``.
         convolution: of which this is the filter gradient.
-        pairs: how many such gradients the program has.
     """
     if tiles.suits(convolution):
         return tiles.correlate(image, cotangent, convolution)
@@ -55,9 +52,9 @@ def correlate(
             padding=((0, 0), *convolution.padding),
             dilation=(1, *convolution.dilation),
         )
-        return correlate(image[:, None], cotangent[:, None], flat, pairs)[0]
+        return correlate(image[:, None], cotangent[:, None], flat)[0]
     taps = math.prod(convolution.filter_size)
-    products = convolution.outputs[0] * taps * pairs
+    products = convolution.outputs[0] * taps
     if taps <= _FEW and products <= _PRODUCTS:
         return _sums_of_rows(image, cotangent, convolution, 1)
     if taps <= _MANY and products <= _PRODUCTS * convolution.filter_size[0]:
@@ -65,7 +62,7 @@ def correlate(
         return _sums_of_rows(image, cotangent, convolution, convolution.filter_size[0])
     padded, unpadded = _padded(image, convolution, len(convolution.image))
     if taps > _ACCUMULATORS and convolution.filter_size[0] > 1:
-        return _row_by_row(padded, cotangent, unpadded, pairs)
+        return _row_by_row(padded, cotangent, unpadded)
     return _accumulated(padded, cotangent, unpadded)
 
 
@@ -213,9 +210,7 @@ def _accumulated(image: jax.Array, cotangent: jax.Array, convolution: Convolutio
     return jnp.stack(sums).reshape(*convolution.filter_size, -1)
 
 
-def _row_by_row(
-    image: jax.Array, cotangent: jax.Array, convolution: Convolution, pairs: int
-) -> jax.Array:
+def _row_by_row(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
     """Each row of taps from the rows of the image that it meets."""
     size = ((convolution.outputs[0] - 1) * convolution.strides[0] + 1, *convolution.image[1:])
     row = dataclasses.replace(
@@ -223,7 +218,7 @@ def _row_by_row(
     )
 
     def of_row(start: jax.Array) -> jax.Array:
-        return correlate(lax.dynamic_slice_in_dim(image, start, size[0], 1), cotangent, row, pairs)
+        return correlate(lax.dynamic_slice_in_dim(image, start, size[0], 1), cotangent, row)
 
     starts = jnp.arange(convolution.filter_size[0]) * convolution.dilation[0]
     return lax.map(of_row, starts)[:, 0]

@@ -7,6 +7,7 @@ contiguous.
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from grouped_conv_jax._convolution import Convolution, Role
 from grouped_conv_jax._implementations import correlations, phases, pixels, regions, rows, shifts
@@ -94,15 +95,24 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
 
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """Filters ``(*filter, C, G*F)``."""
-    images = shifts.planes(x, convolution.groups)
-    cotangents = shifts.planes(y, convolution.groups)
-    count = len(images) * len(cotangents)
-    pairs = [
-        [correlations.correlate(image, cotangent, convolution, count) for cotangent in cotangents]
-        for image in images
-    ]
+    """Filters ``(*filter, C, G*F)``.
+
+    Pairs of a channel and a filter take turns in a loop, which compiles once and copies one pair.
+    """
+    groups = convolution.groups
+    images = x.reshape(*x.shape[:-1], groups, -1)
+    cotangents = y.reshape(*y.shape[:-1], groups, -1)
+    channels, filters = images.shape[-1], cotangents.shape[-1]
+
+    def of_pair(pair: jax.Array) -> jax.Array:
+        image = lax.dynamic_index_in_dim(images, pair // filters, -1, keepdims=False)
+        cotangent = lax.dynamic_index_in_dim(cotangents, pair % filters, -1, keepdims=False)
+        return correlations.correlate(image, cotangent, convolution)
+
+    if channels * filters == 1:
+        return correlations.correlate(x, y, convolution)[..., None, :]
+    gradients = lax.map(of_pair, jnp.arange(channels * filters))
     # (C, F, *filter, G) to (*filter, C, G * F)
-    stacked = jnp.stack([jnp.stack(row) for row in pairs])
-    whole = jnp.moveaxis(stacked, (0, 1), (-3, -1))
-    return whole.reshape(*convolution.filter_size, len(images), -1)
+    split = gradients.reshape(channels, filters, *gradients.shape[1:])
+    whole = jnp.moveaxis(split, (0, 1), (-3, -1))
+    return whole.reshape(*convolution.filter_size, channels, -1)
