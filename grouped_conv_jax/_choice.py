@@ -34,8 +34,15 @@ class Choice(NamedTuple):
     implementation: str
     reason: str
 
-    def function(self, role: Role) -> Callable[..., jax.Array]:
-        """Computes the role from its operands and the description of the convolution."""
+    def function(self, role: Role, stacked: bool) -> Callable[..., jax.Array]:
+        """Computes the role from its operands and the description of the convolution.
+
+        Args:
+            role: the role.
+            stacked: whether ``vmap`` maps both operands.
+        """
+        if stacked and self.implementation == "blocks" and role == Role.FILTER_GRADIENT:
+            return blocks.filter_gradient_in_loop
         return getattr(_MODULES[self.implementation], role.name.lower())
 
     def loops_over_stacks(self, role: Role, convolution: Convolution) -> bool:

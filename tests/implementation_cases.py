@@ -48,6 +48,8 @@ CASES = {
     "wide groups, cropped": case((8, 9), (2, 3), 17, 17, 2, stride=2, pad=((-2, 1), (3, -3))),
     "wide groups, nothing but padding": case((6, 7), (3, 2), 17, 17, 2, pad=((5, -8), (-7, 4))),
     "wide groups, a few images at a time": case((28, 28), (3, 3), 32, 32, 2, batch=8, pad=1),
+    "wide groups, large filter": case((9, 10), (11, 12), 17, 18, 2, stride=(1, 2), pad=6),
+    "many channels, large filter": case((9, 10), (7, 6), 8, 8, 4, pad=3),
     "wide groups, 1-D": case((17,), (5,), 18, 17, 2, stride=2, dilation=3, pad=4),
     "one group": case((6, 5), (3, 3), 2, 3, 1, pad=1),
     "1x1": case((5, 4), (1, 1), 3, 4, 4),

@@ -14,8 +14,8 @@ from grouped_conv_jax._implementations import parts, shifts
 _WINDOW_BYTES = 4 << 20
 # And no more than this share of what the operands have.
 _WINDOW_SHARE = 0.75
-# Of more taps, those of one row of the filter at a time.
-_MOST_TAPS = 25
+# Of more taps, or if one image has more bytes of windows, those of one row of the filter at a time.
+_MOST_TAPS = 64
 
 
 def of_blocks(x: jax.Array, y: jax.Array, convolution: Convolution, merged: int) -> jax.Array:
@@ -35,51 +35,53 @@ def of_blocks(x: jax.Array, y: jax.Array, convolution: Convolution, merged: int)
     dtype = accumulator(x, y)
     blocks = convolution.groups // merged
     channels, filters = x.shape[-1] // blocks, y.shape[-1] // blocks
-    size = convolution.filter_size
-    # How many rows of the filter a turn computes.
-    rows = size[0] if math.prod(size) <= _MOST_TAPS else 1
+    size, batch = convolution.filter_size, x.shape[0]
+    rows, images = _turn(x, y, convolution, channels)
     taps = math.prod(size[1:]) * rows
-    image_bytes = math.prod(convolution.outputs) * taps * channels * dtype.itemsize
-    images = _images(x, y, image_bytes)
-    chunks = x.shape[0] // images
-    turns = (blocks, chunks, size[0] // rows)
+    chunks = batch // images
 
     def of_turn(array: jax.Array, chunk: jax.Array, block: jax.Array, width: int) -> jax.Array:
         part = lax.dynamic_slice_in_dim(array, block * width, width, -1)
         return part if chunks == 1 else lax.dynamic_slice_in_dim(part, chunk * images, images, 0)
 
-    def window(image: jax.Array, tap: tuple[int, ...]) -> jax.Array:
-        starts = [i * dilation for i, dilation in zip(tap, convolution.dilation, strict=True)]
-        return shifts.window(image, starts, convolution.outputs, convolution.strides)
-
     def windows(image: jax.Array, tap: tuple[int, ...]) -> jax.Array:
         """``(B, *outputs, *taps, C)``, with an axis for each of the filter's."""
         axis = len(tap)
         if axis == len(size):
-            return window(image, tap).astype(dtype)
+            starts = [i * dilation for i, dilation in zip(tap, convolution.dilation, strict=True)]
+            window = shifts.window(image, starts, convolution.outputs, convolution.strides)
+            return window.astype(dtype)
         count = size[axis] if axis else rows
-        stacked = [windows(image, (*tap, i)) for i in range(count)]
-        return jnp.stack(stacked, len(size) + 1)
+        return jnp.stack([windows(image, (*tap, i)) for i in range(count)], len(size) + 1)
+
+    extent = (convolution.outputs[0] - 1) * convolution.strides[0] + 1
+    extent += (rows - 1) * convolution.dilation[0]
 
     def add(turn: jax.Array, gradient: jax.Array) -> jax.Array:
-        block, chunk, row = jnp.unravel_index(turn, turns)
+        block, chunk = turn // chunks, turn % chunks
         image = shifts.pad(of_turn(x, chunk, block, channels), convolution.padding)
-        if rows < size[0]:
-            extent = (convolution.outputs[0] - 1) * convolution.strides[0] + 1
-            image = lax.dynamic_slice_in_dim(image, row * convolution.dilation[0], extent, 1)
-        product = lax.dot_general(
-            windows(image, ()).reshape(-1, taps * channels),
-            of_turn(y, chunk, block, filters).reshape(-1, filters).astype(dtype),
-            (((0,), (0,)), ((), ())),
-            precision=convolution.precision,
-        )
-        own = diagonal(product.reshape(rows, *size[1:], channels, filters), merged)
-        starts: list[jax.Array | int] = [row * rows, *[0] * len(size), block * filters]
-        before = lax.dynamic_slice(gradient, starts, own.shape)
-        return lax.dynamic_update_slice(gradient, before + own, starts)
+        cotangent = of_turn(y, chunk, block, filters).reshape(-1, filters).astype(dtype)
+
+        def add_rows(turn: jax.Array, gradient: jax.Array) -> jax.Array:
+            row = turn * rows
+            met = image
+            if rows < size[0]:
+                met = lax.dynamic_slice_in_dim(image, row * convolution.dilation[0], extent, 1)
+            product = lax.dot_general(
+                windows(met, ()).reshape(-1, taps * channels),
+                cotangent,
+                (((0,), (0,)), ((), ())),
+                precision=convolution.precision,
+            )
+            own = diagonal(product.reshape(rows, *size[1:], channels, filters), merged)
+            starts: list[jax.Array | int] = [row, *[0] * len(size), block * filters]
+            before = lax.dynamic_slice(gradient, starts, own.shape)
+            return lax.dynamic_update_slice(gradient, before + own, starts)
+
+        return lax.fori_loop(0, size[0] // rows, add_rows, gradient)
 
     whole = (*size, channels // merged, y.shape[-1])
-    return lax.fori_loop(0, math.prod(turns), add, jnp.zeros(whole, dtype))
+    return lax.fori_loop(0, blocks * chunks, add, jnp.zeros(whole, dtype))
 
 
 def diagonal(gradient: jax.Array, merged: int) -> jax.Array:
@@ -90,11 +92,15 @@ def diagonal(gradient: jax.Array, merged: int) -> jax.Array:
     return jnp.swapaxes(own, -1, -2).reshape(*size, channels // merged, filters)
 
 
-def _images(x: jax.Array, y: jax.Array, image_bytes: int) -> int:
-    """How many images a turn computes."""
+def _turn(x: jax.Array, y: jax.Array, convolution: Convolution, channels: int) -> tuple[int, int]:
+    """How many rows of the filter, and how many images, a turn computes."""
+    tap_bytes = math.prod(convolution.outputs) * channels * accumulator(x, y).itemsize
+    taps, row_taps = math.prod(convolution.filter_size), math.prod(convolution.filter_size[1:])
     batch = x.shape[0]
     # An exported program's batch may not be known.
-    if not isinstance(batch, int):
-        return batch
-    most = min(_WINDOW_BYTES, _WINDOW_SHARE * (x.nbytes + y.nbytes))
-    return parts.divisor_up_to(batch, most / image_bytes)
+    known = isinstance(batch, int)
+    most = min(_WINDOW_BYTES, _WINDOW_SHARE * (x.nbytes + y.nbytes)) if known else _WINDOW_BYTES
+    rows = convolution.filter_size[0] if taps <= min(_MOST_TAPS, most / tap_bytes) else 1
+    return rows, parts.divisor_up_to(
+        batch, most / tap_bytes / (row_taps * rows)
+    ) if known else batch
