@@ -100,6 +100,11 @@ CASES = {
     "more rows than are added at once": case((33, 5), (3, 3), 1, 1, 3, batch=3, pad=1),
     "many rows, few columns": case((100, 3), (3, 3), 1, 1, 3, stride=(1, 2), pad=1),
     "many rows of large filters": case((31, 8), (7, 6), 1, 1, 3, pad=3),
+    "slabs of rows": case((140, 3), (7, 6), 1, 1, 3, batch=1, pad=3),
+    "slabs of rows, strided and dilated": case(
+        (279, 4), (7, 6), 1, 2, 2, batch=1, stride=(2, 1), dilation=(3, 1), pad=((9, 9), (2, 3))
+    ),
+    "too many rows for sums, and no slabs": case((139, 3), (7, 6), 1, 1, 3, batch=1, pad=3),
     "very many rows": case((300, 3), (3, 3), 1, 1, 3, batch=1, pad=1),
     "few taps, tiles of a row": case((3, 37), (3, 3), 1, 1, 4, pad=1),
     "few taps, tiles of a row, strided and dilated": case(

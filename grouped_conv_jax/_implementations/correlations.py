@@ -29,8 +29,10 @@ _TAPS_A_TURN = 4
 _FEW, _MANY = 25, 256
 # More products than this are looped over, since the time to compile grows with them.
 _PRODUCTS = 768
-# And more accumulators than this, row by row.
-_ACCUMULATORS = 128
+# Rows of outputs that such a loop adds up together, at least.
+_FEWEST_ROWS = 8
+# More accumulators than this, row by row.
+_ACCUMULATORS = 24
 
 
 def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
@@ -60,6 +62,9 @@ def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) 
     if taps <= _MANY and products <= _PRODUCTS * convolution.filter_size[0]:
         image, convolution = _padded(image, convolution, 1)
         return _sums_of_rows(image, cotangent, convolution, convolution.filter_size[0])
+    rows = parts.divisor_up_to(convolution.outputs[0], _ROWS)
+    if taps <= _MANY and rows >= _FEWEST_ROWS and rows < convolution.outputs[0]:
+        return _in_slabs(*_padded(image, convolution, 1), cotangent, rows)
     padded, unpadded = _padded(image, convolution, len(convolution.image))
     if taps > _ACCUMULATORS and convolution.filter_size[0] > 1:
         return _row_by_row(padded, cotangent, unpadded)
@@ -208,6 +213,23 @@ def _accumulated(image: jax.Array, cotangent: jax.Array, convolution: Convolutio
     totals = lax.fori_loop(0, convolution.outputs[0], add, [zeros] * len(taps))
     sums = [total.sum(tuple(range(total.ndim - 1))) for total in totals]
     return jnp.stack(sums).reshape(*convolution.filter_size, -1)
+
+
+def _in_slabs(
+    image: jax.Array, convolution: Convolution, cotangent: jax.Array, rows: int
+) -> jax.Array:
+    """A few rows of outputs at a time, of an image without padding along the first axis."""
+    stride = convolution.strides[0]
+    size = (rows - 1) * stride + convolution.effective_filter_size[0]
+    slab = dataclasses.replace(convolution, image=(size, *convolution.image[1:]))
+
+    def add(i: jax.Array, total: jax.Array) -> jax.Array:
+        met = lax.dynamic_slice_in_dim(image, i * rows * stride, size, 1)
+        outputs = lax.dynamic_slice_in_dim(cotangent, i * rows, rows, 1)
+        return total + correlate(met, outputs, slab)
+
+    zeros = jnp.zeros((*convolution.filter_size, image.shape[-1]), accumulator(image, cotangent))
+    return lax.fori_loop(0, convolution.outputs[0] // rows, add, zeros)
 
 
 def _row_by_row(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
