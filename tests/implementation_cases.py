@@ -104,7 +104,7 @@ CASES = {
     "slabs of rows, strided and dilated": case(
         (279, 4), (7, 6), 1, 2, 2, batch=1, stride=(2, 1), dilation=(3, 1), pad=((9, 9), (2, 3))
     ),
-    "too many rows for sums, and no slabs": case((139, 3), (7, 6), 1, 1, 3, batch=1, pad=3),
+    "slabs of rows, the last of which is smaller": case((139, 3), (7, 6), 1, 1, 3, batch=1, pad=3),
     "very many rows": case((300, 3), (3, 3), 1, 1, 3, batch=1, pad=1),
     "few taps, tiles of a row": case((3, 37), (3, 3), 1, 1, 4, pad=1),
     "few taps, tiles of a row, strided and dilated": case(
@@ -121,6 +121,18 @@ CASES = {
     "31x31": case((6, 33), (31, 31), 1, 1, 2, batch=1, pad=15),
     "31x31, two channels": case((22, 23), (31, 31), 2, 1, 2, batch=1, pad=15),
     "31x31, many channels": case((6, 33), (31, 31), 5, 5, 2, batch=1, pad=15),
+    "29x29, many rows": case((27, 5), (29, 29), 1, 1, 2, batch=1, stride=(1, 2), pad=14),
+    "29x29, many rows, strided and dilated": case(
+        (55, 6),
+        (29, 27),
+        1,
+        2,
+        1,
+        batch=1,
+        stride=(2, 1),
+        dilation=(1, 2),
+        pad=((14, 13), (26, 26)),
+    ),
     "one pixel": case((1, 1), (3, 3), 1, 1, 6, pad=1),
     "one pixel, strided": case((1, 1), (3, 3), 2, 2, 3, stride=2, pad=1),
     "one output": case((3, 4), (3, 4), 2, 2, 3),
@@ -128,6 +140,7 @@ CASES = {
     "no image": case((5, 4), (3, 3), 2, 2, 3, batch=0, pad=1),
     "filter larger than the image": case((2, 9), (3, 3), 1, 1, 4, stride=2),
     "1-D": case((17,), (5,), 1, 2, 4, stride=2, dilation=3, pad=4),
+    "1-D, long filter": case((90,), (131,), 1, 2, 2, stride=2, dilation=3, pad=((200, 170),)),
     "1-D, many channels": case((17,), (5,), 8, 8, 2, stride=2, dilation=3, pad=4),
     "3-D": case((4, 5, 6), (2, 3, 2), 1, 2, 3, stride=(1, 2, 3), pad=1),
     "3-D, many channels": case((4, 5, 6), (2, 3, 2), 8, 8, 2, stride=(1, 2, 3), pad=1),

@@ -1,8 +1,10 @@
-"""What XLA:CPU makes of the implementations: memory, fusion, determinism."""
+"""What XLA:CPU makes of the implementations: memory, fusion, size, determinism."""
 
 import functools
+import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_roles
@@ -61,6 +63,7 @@ def test_filter_gradients_of_every_sample_are_right_and_no_convolutions(name):
         pytest.param(case((14, 14), (3, 3), 4, 4, 32, batch=4, pad=1), id="4 * 4 weights"),
         pytest.param(case((14, 14), (3, 3), 16, 16, 8, batch=4, pad=1), id="many channels"),
         pytest.param(case((13, 13), (5, 5), 48, 48, 2, batch=8, pad=2), id="two groups"),
+        pytest.param(case((1024,), (101,), 1, 1, 32, batch=4, pad=50), id="1-D, long filter"),
     ],
 )
 def test_temporary_arrays_are_no_larger_than_inputs_and_outputs_or_lax_s(shapes, role):
@@ -101,6 +104,31 @@ def test_the_taps_of_a_filter_gradient_are_fused_with_their_concatenation(shapes
     entry = program[program.index("\nENTRY") :]
     assert "fusion(" in entry
     assert " concatenate(" not in entry
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize(
+    ("smaller", "larger"),
+    [
+        pytest.param(
+            case((999,), (301,), 1, 1, 4, pad=150), case((999,), (961,), 1, 1, 4, pad=480), id="1-D"
+        ),
+        pytest.param(
+            case((40, 40), (21, 21), 1, 1, 4, pad=10),
+            case((40, 40), (41, 41), 1, 1, 4, pad=20),
+            id="2-D",
+        ),
+    ],
+)
+def test_programs_grow_less_than_filters(smaller, larger, role):
+    def size(shapes):
+        arrays = operands(shapes, np.float32)
+        lhs, rhs = (jnp.asarray(arrays[operand]) for operand in role.operands)
+        compute = functools.partial(_primitive.bind, role, convolution=shapes[-1], dtype=lhs.dtype)
+        return len(jax.jit(compute).lower(lhs, rhs).as_text())
+
+    growth = math.prod(larger[-1].filter_size) / math.prod(smaller[-1].filter_size)
+    assert size(larger) < (1 + growth) / 2 * size(smaller)
 
 
 @pytest.mark.parametrize(("implementation", "shapes"), supported(LONG_SUMS))

@@ -27,12 +27,10 @@ _TAPS_A_TURN = 4
 # With more taps, those along the first axis share a product; with more still, a row of them has
 # sums of its own.
 _FEW, _MANY = 25, 256
-# More products than this are looped over, since the time to compile grows with them.
+# Along one axis, no more taps than this are compiled at once.
+_TAPS_OF_A_LINE = 64
+# More products than this for each row of taps are looped over, since they take time to compile.
 _PRODUCTS = 768
-# Rows of outputs that such a loop adds up together, at least.
-_FEWEST_ROWS = 8
-# More accumulators than this, row by row.
-_ACCUMULATORS = 24
 
 
 def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
@@ -45,6 +43,10 @@ def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) 
     """
     if tiles.suits(convolution):
         return tiles.correlate(image, cotangent, convolution)
+    taps = math.prod(convolution.filter_size)
+    if len(convolution.image) == 1 and taps > _TAPS_OF_A_LINE:
+        count = math.ceil(taps / _TAPS_OF_A_LINE)
+        return _in_turns(image, cotangent, convolution, math.ceil(taps / count))
     if len(convolution.image) == 1:
         flat = dataclasses.replace(
             convolution,
@@ -55,20 +57,15 @@ def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) 
             dilation=(1, *convolution.dilation),
         )
         return correlate(image[:, None], cotangent[:, None], flat)[0]
-    taps = math.prod(convolution.filter_size)
-    products = convolution.outputs[0] * taps
-    if taps <= _FEW and products <= _PRODUCTS:
+    first = convolution.filter_size[0]
+    if taps > _MANY and first > 1:
+        return _in_turns(image, cotangent, convolution, 1)
+    if taps <= _FEW and convolution.outputs[0] * taps <= _PRODUCTS:
         return _sums_of_rows(image, cotangent, convolution, 1)
-    if taps <= _MANY and products <= _PRODUCTS * convolution.filter_size[0]:
-        image, convolution = _padded(image, convolution, 1)
-        return _sums_of_rows(image, cotangent, convolution, convolution.filter_size[0])
-    rows = parts.divisor_up_to(convolution.outputs[0], _ROWS)
-    if taps <= _MANY and rows >= _FEWEST_ROWS and rows < convolution.outputs[0]:
-        return _in_slabs(*_padded(image, convolution, 1), cotangent, rows)
-    padded, unpadded = _padded(image, convolution, len(convolution.image))
-    if taps > _ACCUMULATORS and convolution.filter_size[0] > 1:
-        return _row_by_row(padded, cotangent, unpadded)
-    return _accumulated(padded, cotangent, unpadded)
+    image, convolution = _padded(image, convolution, 1)
+    if convolution.outputs[0] * taps <= _PRODUCTS * first:
+        return _sums_of_rows(image, cotangent, convolution, first)
+    return _in_slabs(image, convolution, cotangent, max(1, min(_ROWS, _PRODUCTS * first // taps)))
 
 
 def _padded(image: jax.Array, convolution: Convolution, axes: int) -> tuple[jax.Array, Convolution]:
@@ -186,23 +183,69 @@ def _images_added(batch: int, rows: int) -> int:
     return parts.divisor_up_to(batch, _ROWS // rows)
 
 
+def _in_slabs(
+    image: jax.Array, convolution: Convolution, cotangent: jax.Array, rows: int
+) -> jax.Array:
+    """A few rows of outputs at a time, of an image without padding along the first axis."""
+
+    def of_slab(first: jax.Array | int, count: int) -> jax.Array:
+        size = (count - 1) * convolution.strides[0] + convolution.effective_filter_size[0]
+        met = lax.dynamic_slice_in_dim(image, first * convolution.strides[0], size, 1)
+        outputs = lax.dynamic_slice_in_dim(cotangent, first, count, 1)
+        slab = dataclasses.replace(convolution, image=(size, *convolution.image[1:]))
+        return _sums_of_rows(met, outputs, slab, convolution.filter_size[0])
+
+    count, rest = divmod(convolution.outputs[0], rows)
+    zeros = jnp.zeros((*convolution.filter_size, image.shape[-1]), accumulator(image, cotangent))
+    total = lax.fori_loop(0, count, lambda i, total: total + of_slab(i * rows, rows), zeros)
+    return total + of_slab(count * rows, rest) if rest else total
+
+
+def _in_turns(
+    image: jax.Array, cotangent: jax.Array, convolution: Convolution, rows: int
+) -> jax.Array:
+    """A few rows of the filter at a time, each from the rows of the image that they meet."""
+    outputs, dilation = convolution.outputs[0], convolution.dilation[0]
+    few = (
+        len(convolution.image) == 1 or outputs * math.prod(convolution.filter_size[1:]) <= _PRODUCTS
+    )
+    # The last turn may go beyond the filter, and meet zeros there.
+    count = math.ceil(convolution.filter_size[0] / rows)
+    (before, after), *others = convolution.padding
+    after += (count * rows - convolution.filter_size[0]) * dilation
+    whole = dataclasses.replace(convolution, padding=((before, after), *others))
+    image, padded = _padded(image, whole, 1 if few else len(convolution.image))
+    size = (outputs - 1) * convolution.strides[0] + (rows - 1) * dilation + 1
+    turn = dataclasses.replace(
+        padded, image=(size, *padded.image[1:]), filter_size=(rows, *convolution.filter_size[1:])
+    )
+
+    def of_turn(start: jax.Array) -> jax.Array:
+        met = lax.dynamic_slice_in_dim(image, start, size, 1)
+        return correlate(met, cotangent, turn) if few else _accumulated(met, cotangent, turn)
+
+    gradients = lax.map(of_turn, jnp.arange(count) * (rows * dilation))
+    return gradients.reshape(-1, *gradients.shape[2:])[: convolution.filter_size[0]]
+
+
 def _accumulated(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
-    """One row of outputs at a time, into one accumulator a tap."""
+    """One row of a padded image at a time, into one accumulator a tap of one row of the filter.
+
+    Half to as long as slabs of as many rows as compile in the same time take.
+    """
     dtype = accumulator(image, cotangent)
     taps = list(itertools.product(*map(range, convolution.filter_size)))
-    rest = convolution.outputs[1:]
-    extent = convolution.effective_filter_size[0]
 
     def add(row: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
-        rows = lax.dynamic_slice_in_dim(image, row * convolution.strides[0], extent, 1)
+        pixels = lax.dynamic_slice_in_dim(image, row * convolution.strides[0], 1, 1)
         outputs = lax.dynamic_slice_in_dim(cotangent, row, 1, 1)
-        rows, outputs = lax.optimization_barrier((rows, outputs))
+        pixels, outputs = lax.optimization_barrier((pixels, outputs))
         return [
             total
             + shifts.window(
-                rows,
+                pixels,
                 [i * d for i, d in zip(tap, convolution.dilation, strict=True)],
-                (1, *rest),
+                (1, *convolution.outputs[1:]),
                 (1, *convolution.strides[1:]),
             ).astype(dtype)
             * outputs.astype(dtype)
@@ -213,34 +256,3 @@ def _accumulated(image: jax.Array, cotangent: jax.Array, convolution: Convolutio
     totals = lax.fori_loop(0, convolution.outputs[0], add, [zeros] * len(taps))
     sums = [total.sum(tuple(range(total.ndim - 1))) for total in totals]
     return jnp.stack(sums).reshape(*convolution.filter_size, -1)
-
-
-def _in_slabs(
-    image: jax.Array, convolution: Convolution, cotangent: jax.Array, rows: int
-) -> jax.Array:
-    """A few rows of outputs at a time, of an image without padding along the first axis."""
-    stride = convolution.strides[0]
-    size = (rows - 1) * stride + convolution.effective_filter_size[0]
-    slab = dataclasses.replace(convolution, image=(size, *convolution.image[1:]))
-
-    def add(i: jax.Array, total: jax.Array) -> jax.Array:
-        met = lax.dynamic_slice_in_dim(image, i * rows * stride, size, 1)
-        outputs = lax.dynamic_slice_in_dim(cotangent, i * rows, rows, 1)
-        return total + correlate(met, outputs, slab)
-
-    zeros = jnp.zeros((*convolution.filter_size, image.shape[-1]), accumulator(image, cotangent))
-    return lax.fori_loop(0, convolution.outputs[0] // rows, add, zeros)
-
-
-def _row_by_row(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
-    """Each row of taps from the rows of the image that it meets."""
-    size = ((convolution.outputs[0] - 1) * convolution.strides[0] + 1, *convolution.image[1:])
-    row = dataclasses.replace(
-        convolution, image=size, filter_size=(1, *convolution.filter_size[1:])
-    )
-
-    def of_row(start: jax.Array) -> jax.Array:
-        return correlate(lax.dynamic_slice_in_dim(image, start, size[0], 1), cotangent, row)
-
-    starts = jnp.arange(convolution.filter_size[0]) * convolution.dilation[0]
-    return lax.map(of_row, starts)[:, 0]
