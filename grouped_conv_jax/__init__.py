@@ -13,7 +13,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 from grouped_conv_jax import convert, initializers
-from grouped_conv_jax._drop_in import conv_general_dilated
+from grouped_conv_jax._drop_in import (
+    conv_general_dilated,
+    conv_general_dilated_with_pointwise,
+)
 from grouped_conv_jax._explain import explain
 from grouped_conv_jax._functional import grouped_conv2d
 
@@ -34,6 +37,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "conv_general_dilated",
+    "conv_general_dilated_with_pointwise",
     "convert",
     "explain",
     "grouped_conv2d",

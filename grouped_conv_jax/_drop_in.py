@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from grouped_conv_jax import _primitive
 from grouped_conv_jax._convolution import Convolution, Role, static_precision
+from grouped_conv_jax._implementations import pointwise
 
 
 def conv_general_dilated(
@@ -66,47 +67,143 @@ def conv_general_dilated(
         >>> layer.init_with_output(jax.random.key(0), x)[0].shape
         (1, 8, 8, 16)
     """
-    arguments = {
-        "window_strides": window_strides,
-        "padding": padding,
-        "lhs_dilation": lhs_dilation,
-        "rhs_dilation": rhs_dilation,
-        "dimension_numbers": dimension_numbers,
-        "feature_group_count": feature_group_count,
-        "batch_group_count": batch_group_count,
-        "precision": precision,
-        "preferred_element_type": preferred_element_type,
-    }
+    return _convolve(
+        lhs,
+        rhs,
+        out_sharding,
+        with_pointwise=False,
+        window_strides=window_strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+
+
+def conv_general_dilated_with_pointwise(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+    out_sharding: Any = None,
+) -> jax.Array:
+    """Does what :func:`conv_general_dilated` does, and dense 1x1 filters as matrix products.
+
+    Networks of grouped convolutions spend most of their time in the dense 1x1 filters between
+    them, of which XLA:CPU does not make the matrix products that they are. Here one group with 1x1
+    filters and no padding is computed by what :func:`explain` names, where its operands are not
+    sharded over explicit axes of a mesh; results differ from lax's by rounding. Other dense
+    convolutions go to lax unchanged.
+
+    Args:
+        lhs: as for :func:`conv_general_dilated`.
+        rhs: likewise.
+        window_strides: likewise.
+        padding: likewise.
+        lhs_dilation: likewise.
+        rhs_dilation: likewise.
+        dimension_numbers: likewise.
+        feature_group_count: likewise.
+        batch_group_count: likewise.
+        precision: likewise.
+        preferred_element_type: likewise.
+        out_sharding: likewise.
+
+    Returns:
+        The convolution, its axes as ``dimension_numbers`` says.
+
+    Raises:
+        TypeError: as ``jax.lax.conv_general_dilated``, whose checks run first.
+        ValueError: likewise.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from grouped_conv_jax import conv_general_dilated_with_pointwise
+        >>> layer = nnx.Conv(
+        ...     16,
+        ...     32,
+        ...     (1, 1),
+        ...     conv_general_dilated=conv_general_dilated_with_pointwise,
+        ...     rngs=nnx.Rngs(0),
+        ... )
+        >>> layer(jnp.ones((1, 8, 8, 16))).shape
+        (1, 8, 8, 32)
+    """
+    return _convolve(
+        lhs,
+        rhs,
+        out_sharding,
+        with_pointwise=True,
+        window_strides=window_strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+
+
+def _convolve(
+    lhs: jax.Array, rhs: jax.Array, out_sharding: Any, *, with_pointwise: bool, **arguments: Any
+) -> jax.Array:
+    """Takes the fast path where there is one, for 1x1 filters of one group if they are asked for.
+
+    ``arguments`` are those of ``jax.lax.conv_general_dilated``, each of them.
+    """
     if out_sharding is not None:
         return lax.conv_general_dilated(lhs, rhs, out_sharding=out_sharding, **arguments)
-    if feature_group_count == 1 or batch_group_count != 1 or not _is_plain(lhs, rhs, lhs_dilation):
+    grouped = arguments["feature_group_count"] != 1
+    fast = grouped or (with_pointwise and not _is_sharded(lhs, rhs))
+    plain = arguments["batch_group_count"] == 1 and _is_plain(lhs, rhs, arguments["lhs_dilation"])
+    if not (fast and plain):
         return lax.conv_general_dilated(lhs, rhs, **arguments)
 
     # The checks are lax's own, and so are their messages; but more may be sharded here than there.
     whole = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (lhs, rhs)]
     result = jax.eval_shape(lambda a, b: lax.conv_general_dilated(a, b, **arguments), *whole)
-    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, arguments["dimension_numbers"])
     x = jnp.transpose(lhs, _batch_first_channels_last(numbers.lhs_spec))
     filters = jnp.transpose(rhs, [*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]])
     image, filter_size = x.shape[1:-1], filters.shape[:-2]
     if not all(isinstance(size, int) for size in (*image, *filter_size)) or 0 in rhs.shape:
         return lax.conv_general_dilated(lhs, rhs, **arguments)
-    dilation = (1,) * len(image) if rhs_dilation is None else tuple(map(int, rhs_dilation))
-    if min(*window_strides, *dilation) < 1:
+    strides, padding = arguments["window_strides"], arguments["padding"]
+    dilation = arguments["rhs_dilation"]
+    dilation = (1,) * len(image) if dilation is None else tuple(map(int, dilation))
+    if min(*strides, *dilation) < 1:
         return lax.conv_general_dilated(lhs, rhs, **arguments)
     if isinstance(padding, str):
         effective = [(k - 1) * d + 1 for k, d in zip(filter_size, dilation, strict=True)]
-        padding = lax.padtype_to_pads(image, effective, window_strides, padding)
+        padding = lax.padtype_to_pads(image, effective, strides, padding)
     convolution = Convolution(
         image=image,
         filter_size=filter_size,
-        groups=feature_group_count,
-        strides=tuple(map(int, window_strides)),
+        groups=arguments["feature_group_count"],
+        strides=tuple(map(int, strides)),
         padding=tuple((int(before), int(after)) for before, after in padding),
         dilation=dilation,
-        precision=static_precision(precision),
-        preferred_element_type=None if preferred_element_type is None else result.dtype,
+        precision=static_precision(arguments["precision"]),
+        preferred_element_type=(
+            None if arguments["preferred_element_type"] is None else result.dtype
+        ),
     )
+    if not grouped and not pointwise.suits(convolution):
+        return lax.conv_general_dilated(lhs, rhs, **arguments)
     y = _primitive.bind(Role.FORWARD, x, filters, convolution, dtype=result.dtype)
     order = _batch_first_channels_last(numbers.out_spec)
     return jnp.transpose(y, [order.index(axis) for axis in range(y.ndim)])
@@ -127,3 +224,8 @@ def _is_plain(lhs: jax.Array, rhs: jax.Array, lhs_dilation: Sequence[int] | None
 def _batch_first_channels_last(spec: Sequence[int]) -> list[int]:
     """``(batch, channels, *spatial)``, as JAX orders its dimension numbers, in canonical order."""
     return [spec[0], *spec[2:], spec[1]]
+
+
+def _is_sharded(*operands: jax.Array) -> bool:
+    """Whether one of them is sharded over explicit axes of a mesh."""
+    return any(any(jax.typeof(operand).sharding.spec) for operand in operands)

@@ -23,7 +23,12 @@ def document(own=(1.0, 2.0), lax=(10.0, 80.0), torch=(0.5, 3.0), **settings):
         ):
             record = {"contender": contender, "variant": variant, "milliseconds": time}
             records.append(common | record | rates)
-    steps = [("ours", "nnx", 2.0), ("lax", "nnx", 9.0), ("torch", "channels-first", 1.0)]
+    steps = [
+        ("ours", "nnx", 2.0),
+        ("ours", "nnx, pointwise", 1.0),
+        ("lax", "nnx", 9.0),
+        ("torch", "channels-first", 1.0),
+    ]
     return {
         "versions": {"jax": "1.2.3", "torch": "4.5.6"},
         "machine": {"platform": "cpu", "device": "a CPU", "processor": "a CPU", "cores": 2},
@@ -105,11 +110,21 @@ def test_markdown_holds_the_summary_the_networks_and_the_suites():
         "| forward, geometric mean of 2 | 20.0\u00d7 | 0.87\u00d7 |",
         "| worst single case | 10.0\u00d7 (a, forward) | 0.50\u00d7 (a, forward) |",
         "| training step, ResNeXt-50 in NNX | 4.50\u00d7 | 0.50\u00d7 |",
+        "| training step, ResNeXt-50 in NNX, dense 1x1 as products | 9.00\u00d7 | 1.00\u00d7 |",
         "",
         "| suite | cases | forward / lax | forward / PyTorch |",
         "| --- | ---: | ---: | ---: |",
         "| alexnet | 2 | 20.0\u00d7 | 0.87\u00d7 |",
     ]
+
+
+def test_markdown_states_how_memory_was_allocated():
+    tuned = document()
+    tuned["machine"]["glibc_tunables"] = "glibc.malloc.hugetlb=1"
+    first, *_ = report.to_markdown([tuned]).splitlines()
+    assert first.startswith("One run on a CPU, 2 cores, GLIBC_TUNABLES=glibc.malloc.hugetlb=1;")
+    with pytest.raises(results.UnreadableError, match="the runs differ in glibc_tunables"):
+        report.to_markdown([tuned, document()])
 
 
 def test_markdown_states_each_of_several_runs():

@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grouped_conv_jax import conv_general_dilated
+from grouped_conv_jax import conv_general_dilated, conv_general_dilated_with_pointwise
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -79,6 +79,17 @@ UNCHANGED = {
     "no spatial axis": case((2, 4), (2, 6), 2, (), (), ("NC", "IO", "NC")),
     "empty filters": case((2, 5, 5, 4), (0, 3, 1, 4), 4, (1, 1), "VALID"),
 }
+# What goes to matrix products besides.
+POINTWISE = {
+    "NHWC": case((2, 5, 6, 8), (1, 1, 8, 12), 1, (1, 1), "SAME"),
+    "NCHW, by default": case((2, 9, 5, 6), (12, 9, 1, 1), 1, (1, 1), "VALID", None),
+    "strided": case((2, 7, 8, 8), (1, 1, 8, 12), 1, (2, 3), "SAME"),
+    "dilated, which is nothing": case(
+        (2, 5, 6, 8), (1, 1, 8, 12), 1, (1, 1), "SAME", rhs_dilation=(2, 3)
+    ),
+    "1-D": case((2, 11, 8), (1, 8, 16), 1, (1,), "SAME", ("NWC", "WIO", "NWC")),
+    "one pixel": case((3, 1, 1, 16), (1, 1, 16, 9), 1, (1, 1), ((0, 0), (0, 0))),
+}
 BAD = {
     "channels that do not fit": case((2, 5, 5, 6), (3, 3, 1, 4), 4, (1, 1), "SAME"),
     "filters that do not fit": case((2, 5, 5, 4), (3, 3, 1, 6), 4, (1, 1), "SAME"),
@@ -110,11 +121,9 @@ def used(convolve, *operands):
     return {equation.primitive.name for equation in jax.make_jaxpr(convolve)(*operands).eqns}
 
 
-def both(arguments):
+def both(arguments, ours=conv_general_dilated):
     """Our function and lax's."""
-    return (
-        functools.partial(f, **arguments) for f in (conv_general_dilated, lax.conv_general_dilated)
-    )
+    return (functools.partial(f, **arguments) for f in (ours, lax.conv_general_dilated))
 
 
 def assert_same_error(ours, theirs, *operands):
@@ -126,10 +135,15 @@ def assert_same_error(ours, theirs, *operands):
         ours(*operands)
 
 
-def test_the_signature_is_that_of_lax():
+@pytest.mark.parametrize(
+    "function",
+    [conv_general_dilated, conv_general_dilated_with_pointwise],
+    ids=lambda f: f.__name__,
+)
+def test_the_signature_is_that_of_lax(function):
     ours, theirs = (
         [(p.name, p.default, p.kind) for p in inspect.signature(f).parameters.values()]
-        for f in (conv_general_dilated, lax.conv_general_dilated)
+        for f in (function, lax.conv_general_dilated)
     )
     assert ours == theirs
 
@@ -172,6 +186,62 @@ def test_goes_to_lax_unchanged(name):
     *shapes, arguments = UNCHANGED[name]
     ours, theirs = (str(jax.make_jaxpr(f)(*arrays(*shapes))) for f in both(arguments))
     assert ours == theirs
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_dense_1x1_filters_are_products_where_they_are_asked_for(name):
+    *shapes, arguments = POINTWISE[name]
+    operands = arrays(*shapes)
+    ours, theirs = both(arguments, conv_general_dilated_with_pointwise)
+
+    def values_and_gradients(convolve):
+        y, pull = jax.vjp(convolve, *operands)
+        return y, pull(jnp.sin(y))
+
+    actual, desired = (jax.jit(values_and_gradients, static_argnums=0)(f) for f in (ours, theirs))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4), actual, desired
+    )
+    for convolve, convolutions in ((ours, False), (theirs, True)):
+        exported = jax.export.export(jax.jit(convolve), platforms=["cpu"])(*operands)
+        assert ("stablehlo.convolution" in exported.mlir_module()) == convolutions
+
+
+@pytest.mark.parametrize("name", [name for name in UNCHANGED if name != "one group of 1x1"])
+def test_all_but_1x1_filters_goes_to_lax_unchanged_where_they_are_products(name):
+    *shapes, arguments = UNCHANGED[name]
+    functions = both(arguments, conv_general_dilated_with_pointwise)
+    ours, theirs = (str(jax.make_jaxpr(f)(*arrays(*shapes))) for f in functions)
+    assert ours == theirs
+
+
+def test_padded_1x1_filters_go_to_lax_unchanged():
+    *shapes, arguments = POINTWISE["NHWC"]
+    arguments = arguments | {"padding": ((0, 1), (0, 0))}
+    functions = both(arguments, conv_general_dilated_with_pointwise)
+    ours, theirs = (str(jax.make_jaxpr(f)(*arrays(*shapes))) for f in functions)
+    assert ours == theirs
+
+
+def test_1x1_filters_that_are_sharded_over_explicit_axes_go_to_lax_unchanged():
+    mesh = jax.make_mesh((1,), ("data",), (AxisType.Explicit,))
+    *shapes, arguments = POINTWISE["NHWC"]
+    with jax.set_mesh(mesh):
+        images, filters = arrays(*shapes)
+        operands = jax.device_put(images, NamedSharding(mesh, P("data"))), filters
+        functions = both(arguments, conv_general_dilated_with_pointwise)
+        ours, theirs = (str(jax.make_jaxpr(f)(*operands)) for f in functions)
+    assert ours == theirs
+
+
+def test_groups_take_the_fast_path_where_1x1_filters_are_products_too():
+    *shapes, arguments = CASES["NHWC"]
+    grouped, pointwise = (
+        str(jax.make_jaxpr(functools.partial(f, **arguments))(*arrays(*shapes)))
+        for f in (conv_general_dilated, conv_general_dilated_with_pointwise)
+    )
+    assert "grouped_convolution" in grouped
+    assert pointwise == grouped
 
 
 @pytest.mark.parametrize("dtype", ["int32", "complex64", "bool"])

@@ -45,6 +45,8 @@ def describe() -> dict[str, Any]:
         "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "load_at_start": load,
+        # How the memory comes from the system can double or halve a time.
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
     }
 
 

@@ -10,6 +10,7 @@ from grouped_conv_jax.benchmarks.suites import SUITES
 NAMES = {"lax": "lax", "torch": "PyTorch"}
 _NETWORK_NAMES = {"mobilenet-v2": "MobileNetV2", "resnext-50": "ResNeXt-50"}
 _API_NAMES = {"linen": "Linen", "nnx": "NNX"}
+_POINTWISE_NAME = ", dense 1x1 as products"
 _NOTHING = "-"
 TIMES = "\u00d7"
 
@@ -55,6 +56,8 @@ def _conditions(document: dict[str, Any], runs: int) -> str:
     where = machine["device"]
     if machine["platform"] == "cpu":
         where += f", {machine['cores']} cores"
+    if machine.get("glibc_tunables"):
+        where += f", GLIBC_TUNABLES={machine['glibc_tunables']}"
     software = [f"JAX {versions['jax']}"]
     if "torch" in results.rivals(document):
         software.append(f"PyTorch {versions['torch']}")
@@ -73,7 +76,9 @@ def _summary_table(document: dict[str, Any], runs: Sequence[dict[str, Any]]) -> 
     if rows:
         table.append(["worst single case", *(_worst(rows, rival) for rival in rivals)])
     for row in results.network_rows(document):
-        name = f"training step, {_NETWORK_NAMES[row.name]} in {_API_NAMES[row.role]}"
+        api = row.role.removesuffix(results.POINTWISE)
+        added = "" if api == row.role else _POINTWISE_NAME
+        name = f"training step, {_NETWORK_NAMES[row.name]} in {_API_NAMES[api]}{added}"
         which = row.name, row.role
         table.append([name, *(_over_runs(document, runs, _step, which, r) for r in rivals)])
     return table
@@ -92,7 +97,7 @@ def _over_runs(
 
 
 def _step(document: dict[str, Any], which: tuple[str, str], rival: str) -> float | None:
-    """How many times faster a training step is: of a network, in one of Flax's interfaces."""
+    """How many times faster a training step is: of a network, in one variant."""
     rows = {(row.name, row.role): row for row in results.network_rows(document)}
     return rows[which].speedup(rival) if which in rows else None
 

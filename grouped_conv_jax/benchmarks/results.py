@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 FORMAT = 1
+POINTWISE = ", pointwise"
+"""What follows the interface in the variant of a network whose dense 1x1 filters are ours too."""
 _KEYS = ("versions", "machine", "settings", "roofline", "measurements", "networks")
 # What two runs must have in common for their figures to be put together.
-_SAME_MACHINE = ("platform", "device", "processor", "cores")
+_SAME_MACHINE = ("platform", "device", "processor", "cores", "glibc_tunables")
 _SAME_SETTINGS = ("dtype", "implementation")
 
 
@@ -25,7 +27,7 @@ class Row:
     Attributes:
         name: the convolution, or the network.
         suites: those that hold it.
-        role: the role, or Flax's interface.
+        role: the role, or the variant of the network: Flax's interface, and what is added to it.
         records: the record of each contender that did it, in PyTorch's case of the faster layout.
     """
 
@@ -123,18 +125,22 @@ def case_rows(document: dict[str, Any]) -> list[Row]:
 
 
 def network_rows(document: dict[str, Any]) -> list[Row]:
-    """A row for each network in each of Flax's interfaces."""
+    """A row for each network in each of Flax's interfaces, and for each of our variants of it."""
     records = document["networks"]
     rows = []
     for record in records:
         if record["contender"] == "ours":
-            api, name = record["variant"], record["network"]
+            variant, name = record["variant"], record["network"]
             rivals = [
                 r
                 for r in records
-                if r["network"] == name and (r["contender"] == "torch" or r["variant"] == api)
+                if r["network"] == name
+                and (
+                    r["contender"] == "torch"
+                    or (r["contender"] == "lax" and r["variant"] == variant.removesuffix(POINTWISE))
+                )
             ]
-            rows += _rows((name, (), api, rival) for rival in rivals)
+            rows += _rows((name, (), variant, rival) for rival in (record, *rivals))
     return rows
 
 

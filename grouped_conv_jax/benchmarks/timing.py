@@ -13,7 +13,7 @@ from grouped_conv_jax.benchmarks.contenders import Contender
 _TURN_SECONDS = 0.02
 _SETTLING_SECONDS = 0.012
 _MOST_CALLS_A_TURN = 100
-_SLOW_SECONDS = 5.0
+_SLOW_SECONDS = 15.0
 _FEWEST_TURNS = 2
 
 

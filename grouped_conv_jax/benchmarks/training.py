@@ -10,18 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from grouped_conv_jax._drop_in import conv_general_dilated
+from grouped_conv_jax._drop_in import (
+    conv_general_dilated,
+    conv_general_dilated_with_pointwise,
+)
 from grouped_conv_jax.benchmarks import network_linen, network_nnx, network_torch, timing
 from grouped_conv_jax.benchmarks.contenders import Contender, compile_jax
 from grouped_conv_jax.benchmarks.harness import Settings
 from grouped_conv_jax.benchmarks.networks import CLASSES, NETWORKS, Network
 from grouped_conv_jax.benchmarks.pytorch import Torch
+from grouped_conv_jax.benchmarks.results import POINTWISE
 from grouped_conv_jax.benchmarks.timing import Ready
 
 _APIS: dict[str, ModuleType] = {"linen": network_linen, "nnx": network_nnx}
-_CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
-    "ours": conv_general_dilated,
-    "lax": jax.lax.conv_general_dilated,
+# Of each of Flax's interfaces: whose convolutions, and what is added to the variant's name.
+_CONVOLUTIONS: dict[tuple[str, str], Callable[..., jax.Array]] = {
+    ("ours", ""): conv_general_dilated,
+    ("ours", POINTWISE): conv_general_dilated_with_pointwise,
+    ("lax", ""): jax.lax.conv_general_dilated,
 }
 # Rounding errors grow on their way through fifty layers, but a wrong gradient is off by all of it.
 _LARGEST_DIFFERENCE = 0.1
@@ -49,7 +55,7 @@ def measure(
     labels = random.integers(CLASSES, size=batch, dtype=np.int32)
     records: list[dict[str, Any]] = []
     ready: list[Ready] = []
-    own: dict[str, tuple[dict[str, Any], Any]] = {}
+    own: list[tuple[dict[str, Any], Any]] = []
     for kind, variant, prepare in _candidates(NETWORKS[name], settings, torch, images, labels):
         record: dict[str, Any] = {"network": name, "contender": kind, "variant": variant}
         record |= {"batch": batch, "image_size": image_size}
@@ -64,9 +70,11 @@ def measure(
         record |= contender.details
         ready.append(Ready(record, contender, seconds))
         if kind == "ours":
-            own[variant] = record, _gradient(result)
-        elif variant in own:
-            _compare(*own.pop(variant), _gradient(result))
+            own.append((record, _gradient(result)))
+        elif kind == "lax":
+            # Those before it are of the same interface.
+            while own:
+                _compare(*own.pop(), _gradient(result))
     timing.take_turns(ready, settings.repeats, settings.budget)
     return records
 
@@ -80,20 +88,26 @@ def _candidates(
 ) -> Iterator[tuple[str, str, Callable[[], Contender]]]:
     """Name and variant of each contender, and what prepares it; lax after ours."""
     for api in _APIS:
-        for kind in ("ours", "lax"):
+        for (kind, added), convolve in _CONVOLUTIONS.items():
             if kind in ("ours", *settings.against):
-                yield kind, api, functools.partial(_prepare, kind, api, network, images, labels)
+                prepare = functools.partial(_prepare, kind, api, convolve)
+                yield kind, api + added, functools.partial(prepare, network, images, labels)
     if torch:
-        prepare = functools.partial(network_torch.prepare, torch, network, images, labels)
         for layout in Torch.layouts:
+            prepare = functools.partial(network_torch.prepare, torch, network, images, labels)
             yield "torch", layout, functools.partial(prepare, layout)
 
 
 def _prepare(
-    kind: str, api: str, network: Network, images: np.ndarray, labels: np.ndarray
+    kind: str,
+    api: str,
+    convolve: Callable[..., jax.Array],
+    network: Network,
+    images: np.ndarray,
+    labels: np.ndarray,
 ) -> Contender:
     pictures, answers = jax.device_put((images, labels))
-    step, state = _APIS[api].training_step(network, _CONVOLUTIONS[kind], pictures)
+    step, state = _APIS[api].training_step(network, convolve, pictures)
     compiled, details = compile_jax(step, state, pictures, answers)
     return Contender(
         kind,
