@@ -177,9 +177,8 @@ def _convolve(
     whole = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (lhs, rhs)]
     result = jax.eval_shape(lambda a, b: lax.conv_general_dilated(a, b, **arguments), *whole)
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, arguments["dimension_numbers"])
-    x = jnp.transpose(lhs, _batch_first_channels_last(numbers.lhs_spec))
-    filters = jnp.transpose(rhs, [*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]])
-    image, filter_size = x.shape[1:-1], filters.shape[:-2]
+    image = tuple(lhs.shape[axis] for axis in numbers.lhs_spec[2:])
+    filter_size = tuple(rhs.shape[axis] for axis in numbers.rhs_spec[2:])
     if not all(isinstance(size, int) for size in (*image, *filter_size)) or 0 in rhs.shape:
         return lax.conv_general_dilated(lhs, rhs, **arguments)
     strides, padding = arguments["window_strides"], arguments["padding"]
@@ -204,6 +203,8 @@ def _convolve(
     )
     if not grouped and not pointwise.suits(convolution):
         return lax.conv_general_dilated(lhs, rhs, **arguments)
+    x = jnp.transpose(lhs, _batch_first_channels_last(numbers.lhs_spec))
+    filters = jnp.transpose(rhs, [*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]])
     y = _primitive.bind(Role.FORWARD, x, filters, convolution, dtype=result.dtype)
     order = _batch_first_channels_last(numbers.out_spec)
     return jnp.transpose(y, [order.index(axis) for axis in range(y.ndim)])

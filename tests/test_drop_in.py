@@ -215,8 +215,9 @@ def test_all_but_1x1_filters_goes_to_lax_unchanged_where_they_are_products(name)
     assert ours == theirs
 
 
-def test_padded_1x1_filters_go_to_lax_unchanged():
-    *shapes, arguments = POINTWISE["NHWC"]
+@pytest.mark.parametrize("name", ["NHWC", "NCHW, by default"])
+def test_padded_1x1_filters_go_to_lax_unchanged(name):
+    *shapes, arguments = POINTWISE[name]
     arguments = arguments | {"padding": ((0, 1), (0, 0))}
     functions = both(arguments, conv_general_dilated_with_pointwise)
     ours, theirs = (str(jax.make_jaxpr(f)(*arrays(*shapes))) for f in functions)
