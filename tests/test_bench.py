@@ -152,6 +152,17 @@ def test_turns_are_interleaved_and_within_the_budget():
         assert one.record["milliseconds"] == pytest.approx(np.median(times), rel=2e-3)
 
 
+def test_contenders_are_called_twice_before_they_are_timed_unless_they_take_very_long(monkeypatch):
+    for seconds, calls in ((0.01, 2), (8.0, 2), (60.0, 1)):
+        clock = iter([0.0, seconds, 100.0, 100.0 + seconds / 2])
+        monkeypatch.setattr(timing.time, "perf_counter", lambda clock=clock: next(clock))
+        made = []
+        contender = Contender("", "", lambda made=made: made.append(0), lambda _: None, False, {})
+        _, estimate = timing.first_calls(contender)
+        assert len(made) == calls
+        assert estimate == pytest.approx(seconds / calls)
+
+
 def test_calls_of_a_turn_are_queued_where_the_device_orders_them():
     waits = []
 
