@@ -63,6 +63,17 @@ def check_implementation(implementation: Any) -> str | None:
     return _checks.word("implementation", implementation, tuple(_MODULES), "None")
 
 
+def is_left_to_lax(x: jax.Array, filters: jax.Array, convolution: Convolution) -> bool:
+    """Whether it is one group, unless its filters are 1x1 and its arrays are not sharded by type.
+
+    Lax lets every axis of one group be sharded.
+    """
+    if convolution.groups > 1:
+        return False
+    sharded = any(any(jax.typeof(operand).sharding.spec) for operand in (x, filters))
+    return sharded or not pointwise.suits(convolution)
+
+
 def choose(
     role: Role,
     convolution: Convolution,

@@ -1,16 +1,30 @@
 """A replacement for ``jax.lax.conv_general_dilated`` that runs grouped convolutions fast."""
 
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from grouped_conv_jax import _primitive
+from grouped_conv_jax import _choice, _primitive
 from grouped_conv_jax._convolution import Convolution, Role, static_precision
-from grouped_conv_jax._implementations import pointwise
+
+_Parameters = ParamSpec("_Parameters")
+
+
+def _with_parameters_of(
+    function: Callable[_Parameters, jax.Array],
+) -> Callable[[Callable[..., jax.Array]], Callable[_Parameters, jax.Array]]:
+    """Gives a function the signature of another, for type checkers and for ``inspect``."""
+
+    def give(to: Callable[..., jax.Array]) -> Callable[_Parameters, jax.Array]:
+        to.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        return to
+
+    return give
 
 
 def conv_general_dilated(
@@ -70,8 +84,8 @@ def conv_general_dilated(
     return _convolve(
         lhs,
         rhs,
-        out_sharding,
         with_pointwise=False,
+        out_sharding=out_sharding,
         window_strides=window_strides,
         padding=padding,
         lhs_dilation=lhs_dilation,
@@ -84,20 +98,8 @@ def conv_general_dilated(
     )
 
 
-def conv_general_dilated_with_pointwise(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: DTypeLike | None = None,
-    out_sharding: Any = None,
-) -> jax.Array:
+@_with_parameters_of(conv_general_dilated)
+def conv_general_dilated_with_pointwise(*args: Any, **kwargs: Any) -> jax.Array:
     """Does what :func:`conv_general_dilated` does, and dense 1x1 filters as matrix products.
 
     Networks of grouped convolutions spend most of their time in the dense 1x1 filters between
@@ -107,18 +109,8 @@ def conv_general_dilated_with_pointwise(
     convolutions go to lax unchanged.
 
     Args:
-        lhs: as for :func:`conv_general_dilated`.
-        rhs: likewise.
-        window_strides: likewise.
-        padding: likewise.
-        lhs_dilation: likewise.
-        rhs_dilation: likewise.
-        dimension_numbers: likewise.
-        feature_group_count: likewise.
-        batch_group_count: likewise.
-        precision: likewise.
-        preferred_element_type: likewise.
-        out_sharding: likewise.
+        args: those of :func:`conv_general_dilated`.
+        kwargs: likewise.
 
     Returns:
         The convolution, its axes as ``dimension_numbers`` says.
@@ -141,34 +133,21 @@ def conv_general_dilated_with_pointwise(
         >>> layer(jnp.ones((1, 8, 8, 16))).shape
         (1, 8, 8, 32)
     """
-    return _convolve(
-        lhs,
-        rhs,
-        out_sharding,
-        with_pointwise=True,
-        window_strides=window_strides,
-        padding=padding,
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation,
-        dimension_numbers=dimension_numbers,
-        feature_group_count=feature_group_count,
-        batch_group_count=batch_group_count,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-    )
+    bound = inspect.signature(conv_general_dilated).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return _convolve(with_pointwise=True, **bound.arguments)
 
 
 def _convolve(
-    lhs: jax.Array, rhs: jax.Array, out_sharding: Any, *, with_pointwise: bool, **arguments: Any
+    lhs: jax.Array, rhs: jax.Array, *, with_pointwise: bool, out_sharding: Any, **arguments: Any
 ) -> jax.Array:
     """Takes the fast path where there is one, for 1x1 filters of one group if they are asked for.
 
-    ``arguments`` are those of ``jax.lax.conv_general_dilated``, each of them.
+    ``arguments`` are the others of ``jax.lax.conv_general_dilated``, each of them.
     """
     if out_sharding is not None:
         return lax.conv_general_dilated(lhs, rhs, out_sharding=out_sharding, **arguments)
-    grouped = arguments["feature_group_count"] != 1
-    fast = grouped or (with_pointwise and not _is_sharded(lhs, rhs))
+    fast = with_pointwise or arguments["feature_group_count"] != 1
     plain = arguments["batch_group_count"] == 1 and _is_plain(lhs, rhs, arguments["lhs_dilation"])
     if not (fast and plain):
         return lax.conv_general_dilated(lhs, rhs, **arguments)
@@ -201,7 +180,7 @@ def _convolve(
             None if arguments["preferred_element_type"] is None else result.dtype
         ),
     )
-    if not grouped and not pointwise.suits(convolution):
+    if _choice.is_left_to_lax(lhs, rhs, convolution):
         return lax.conv_general_dilated(lhs, rhs, **arguments)
     x = jnp.transpose(lhs, _batch_first_channels_last(numbers.lhs_spec))
     filters = jnp.transpose(rhs, [*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0]])
@@ -225,8 +204,3 @@ def _is_plain(lhs: jax.Array, rhs: jax.Array, lhs_dilation: Sequence[int] | None
 def _batch_first_channels_last(spec: Sequence[int]) -> list[int]:
     """``(batch, channels, *spatial)``, as JAX orders its dimension numbers, in canonical order."""
     return [spec[0], *spec[2:], spec[1]]
-
-
-def _is_sharded(*operands: jax.Array) -> bool:
-    """Whether one of them is sharded over explicit axes of a mesh."""
-    return any(any(jax.typeof(operand).sharding.spec) for operand in operands)

@@ -9,9 +9,9 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from grouped_conv_jax import _checks, _primitive
-from grouped_conv_jax._choice import check_implementation
+from grouped_conv_jax._choice import check_implementation, is_left_to_lax
 from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import lax, pointwise
+from grouped_conv_jax._implementations import lax
 from grouped_conv_jax._layout import Layout
 from grouped_conv_jax._padding import Padding
 
@@ -122,7 +122,7 @@ def convolve(
     x: jax.Array, filters: jax.Array, convolution: Convolution, implementation: str | None
 ) -> jax.Array:
     """Returns ``(B, *out, G*F)`` for ``x`` ``(B, *in, G*C)`` and filters ``(*filter, C, G*F)``."""
-    if implementation is None and _is_left_to_lax(x, filters, convolution):
+    if implementation is None and is_left_to_lax(x, filters, convolution):
         implementation = "lax"
     if implementation == "lax":
         return lax.forward(x, filters, convolution)
@@ -134,17 +134,6 @@ def convolve(
         dtype=convolution.preferred_element_type or x.dtype,
         implementation=implementation,
     )
-
-
-def _is_left_to_lax(x: jax.Array, filters: jax.Array, convolution: Convolution) -> bool:
-    """Whether it is one group, unless its filters are 1x1 and its arrays are not sharded by type.
-
-    Lax lets every axis of one group be sharded.
-    """
-    if convolution.groups > 1:
-        return False
-    sharded = any(any(jax.typeof(operand).sharding.spec) for operand in (x, filters))
-    return sharded or not pointwise.suits(convolution)
 
 
 def _promote(

@@ -10,110 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drop_in_cases import BAD, CASES, POINTWISE, UNCHANGED, arrays
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from grouped_conv_jax import conv_general_dilated, conv_general_dilated_with_pointwise
 
-NHWC = ("NHWC", "HWIO", "NHWC")
-
-
-def case(lhs, rhs, groups, strides, padding, numbers=NHWC, **others):
-    """Shapes, and the arguments that go with them."""
-    arguments = {
-        "window_strides": strides,
-        "padding": padding,
-        "dimension_numbers": numbers,
-        "feature_group_count": groups,
-    }
-    return lhs, rhs, arguments | others
-
-
-CASES = {
-    "NHWC": case((2, 7, 6, 8), (3, 3, 1, 8), 8, (1, 1), "SAME"),
-    "NCHW, by default": case((2, 8, 7, 6), (8, 2, 3, 3), 4, (1, 1), "SAME", None),
-    "by names": case((2, 8, 7, 6), (8, 2, 3, 3), 4, (2, 1), "VALID", ("NCHW", "OIHW", "NHWC")),
-    "by positions": case(
-        (7, 2, 8, 6),
-        (2, 8, 3, 2),
-        4,
-        (1, 2),
-        "SAME",
-        lax.ConvDimensionNumbers((1, 2, 3, 0), (1, 0, 3, 2), (3, 1, 0, 2)),
-    ),
-    "CHWN": case((8, 7, 6, 2), (2, 3, 3, 12), 4, (1, 1), "SAME", ("CHWN", "IHWO", "CNWH")),
-    "width first": case((2, 7, 6, 8), (3, 2, 2, 8), 4, (2, 1), "SAME", ("NWHC", "HWIO", "NHWC")),
-    "1-D": case((2, 11, 8), (3, 1, 16), 8, (2,), "SAME", ("NWC", "WIO", "NWC")),
-    "1-D, channels first": case((2, 6, 11), (6, 2, 4), 3, (3,), ((2, 5),), ("NCW", "OIW", "NCW")),
-    "3-D": case(
-        (2, 4, 5, 6, 4), (2, 3, 2, 1, 4), 4, (1, 2, 1), "SAME", ("NDHWC", "DHWIO", "NDHWC")
-    ),
-    "4-D": case((2, 6, 3, 4, 3, 2), (6, 3, 2, 2, 1, 2), 2, (1, 1, 2, 1), "SAME", None),
-    "SAME, strided": case((2, 7, 8, 4), (3, 2, 2, 6), 2, (2, 3), "SAME"),
-    "same": case((2, 7, 8, 4), (3, 2, 2, 6), 2, (2, 3), "same"),
-    "SAME_LOWER": case((2, 7, 8, 4), (4, 2, 2, 6), 2, (2, 3), "SAME_LOWER"),
-    "SAME, dilated": case((2, 7, 8, 4), (3, 2, 1, 4), 4, (1, 2), "SAME", rhs_dilation=(2, 3)),
-    "VALID, dilated": case((2, 9, 8, 4), (3, 2, 1, 4), 4, (2, 1), "VALID", rhs_dilation=(2, 3)),
-    "negative padding": case((2, 9, 8, 6), (3, 2, 2, 3), 3, (2, 1), ((-1, 2), (3, -2))),
-    "array for padding": case((2, 5, 5, 4), (2, 2, 1, 4), 4, (1, 1), np.array([[1, 0], [0, 2]])),
-    "arrays for numbers": case(
-        (2, 9, 9, 4), (2, 2, 1, 4), 4, np.array([2, 1]), "SAME", rhs_dilation=np.array([1, 3])
-    ),
-    "lists for numbers": case(
-        (2, 9, 9, 4), (2, 2, 1, 4), 4, [2, 1], [(1, 0), (0, 2)], rhs_dilation=[1, 3]
-    ),
-    "lhs_dilation of one": case((2, 5, 5, 4), (2, 2, 1, 4), 4, (1, 1), "SAME", lhs_dilation=(1, 1)),
-    "filter larger than the image": case((2, 2, 9, 4), (3, 3, 1, 4), 4, (2, 2), "VALID"),
-    "no image": case((0, 5, 5, 4), (3, 3, 1, 4), 4, (2, 2), "SAME"),
-    "precision": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", precision=["highest", "high"]),
-}
-# Everything that goes to lax as it is.
-UNCHANGED = {
-    "one group": case((2, 5, 5, 4), (3, 3, 4, 6), 1, (1, 1), "SAME"),
-    "one group of 1x1": case((2, 5, 6, 8), (1, 1, 8, 12), 1, (1, 1), "SAME"),
-    "transposed": case(
-        (2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), ((2, 1), (0, 1)), lhs_dilation=(2, 1)
-    ),
-    "groups of the batch": case((4, 5, 5, 3), (3, 3, 3, 8), 1, (1, 1), "SAME", batch_group_count=2),
-    "no spatial axis": case((2, 4), (2, 6), 2, (), (), ("NC", "IO", "NC")),
-    "empty filters": case((2, 5, 5, 4), (0, 3, 1, 4), 4, (1, 1), "VALID"),
-}
-# What goes to matrix products besides.
-POINTWISE = {
-    "NHWC": case((2, 5, 6, 8), (1, 1, 8, 12), 1, (1, 1), "SAME"),
-    "NCHW, by default": case((2, 9, 5, 6), (12, 9, 1, 1), 1, (1, 1), "VALID", None),
-    "strided": case((2, 7, 8, 8), (1, 1, 8, 12), 1, (2, 3), "SAME"),
-    "dilated, which is nothing": case(
-        (2, 5, 6, 8), (1, 1, 8, 12), 1, (1, 1), "SAME", rhs_dilation=(2, 3)
-    ),
-    "1-D": case((2, 11, 8), (1, 8, 16), 1, (1,), "SAME", ("NWC", "WIO", "NWC")),
-    "one pixel": case((3, 1, 1, 16), (1, 1, 16, 9), 1, (1, 1), ((0, 0), (0, 0))),
-}
-BAD = {
-    "channels that do not fit": case((2, 5, 5, 6), (3, 3, 1, 4), 4, (1, 1), "SAME"),
-    "filters that do not fit": case((2, 5, 5, 4), (3, 3, 1, 6), 4, (1, 1), "SAME"),
-    "no groups": case((2, 5, 5, 4), (3, 3, 1, 4), 0, (1, 1), "SAME"),
-    "groups of both": case((4, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", batch_group_count=2),
-    "too few strides": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1,), "SAME"),
-    "unknown padding": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "FULL"),
-    "too little padding": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), ((1, 1),)),
-    "unknown axes": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", ("NHWX", "HWIO", "NHWC")),
-    "dilation of zero": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", rhs_dilation=(0, 1)),
-    "ranks that differ": case((2, 5, 5, 4), (3, 1, 4), 4, (1, 1), "SAME"),
-    "narrow result": case(
-        (2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", preferred_element_type=jnp.bfloat16
-    ),
-    "unknown precision": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", precision="exact"),
-}
-
-
-def arrays(lhs, rhs, dtype=jnp.float32):
-    random = np.random.default_rng(0)
-    return tuple(
-        jnp.asarray(random.integers(-9, 9, shape) / 4, jnp.float32).astype(dtype)
-        for shape in (lhs, rhs)
-    )
+FUNCTIONS = conv_general_dilated, conv_general_dilated_with_pointwise
 
 
 def used(convolve, *operands):
@@ -135,11 +39,7 @@ def assert_same_error(ours, theirs, *operands):
         ours(*operands)
 
 
-@pytest.mark.parametrize(
-    "function",
-    [conv_general_dilated, conv_general_dilated_with_pointwise],
-    ids=lambda f: f.__name__,
-)
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 def test_the_signature_is_that_of_lax(function):
     ours, theirs = (
         [(p.name, p.default, p.kind) for p in inspect.signature(f).parameters.values()]
@@ -148,11 +48,17 @@ def test_the_signature_is_that_of_lax(function):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_values_and_gradients_are_those_of_lax_on_the_fast_path(name):
-    *shapes, arguments = CASES[name]
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        *((conv_general_dilated, name) for name in CASES),
+        *((conv_general_dilated_with_pointwise, name) for name in ("NHWC", *POINTWISE)),
+    ],
+)
+def test_values_and_gradients_are_those_of_lax_on_the_fast_path(function, name):
+    *shapes, arguments = (POINTWISE | CASES)[name]
     operands = arrays(*shapes)
-    ours, theirs = both(arguments)
+    ours, theirs = both(arguments, function)
     assert "conv_general_dilated" not in used(ours, *operands)
     assert "grouped_convolution" in used(ours, *operands)
 
@@ -181,68 +87,19 @@ def test_the_dtype_is_that_of_lax(dtype, preferred):
     np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=0)
 
 
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("name", UNCHANGED)
-def test_goes_to_lax_unchanged(name):
+def test_goes_to_lax_unchanged(name, function):
     *shapes, arguments = UNCHANGED[name]
-    ours, theirs = (str(jax.make_jaxpr(f)(*arrays(*shapes))) for f in both(arguments))
+    ours, theirs = (str(jax.make_jaxpr(f)(*arrays(*shapes))) for f in both(arguments, function))
     assert ours == theirs
 
 
 @pytest.mark.parametrize("name", POINTWISE)
-def test_dense_1x1_filters_are_products_where_they_are_asked_for(name):
+def test_1x1_filters_of_one_group_go_to_lax_unchanged_unless_asked_for(name):
     *shapes, arguments = POINTWISE[name]
-    operands = arrays(*shapes)
-    ours, theirs = both(arguments, conv_general_dilated_with_pointwise)
-
-    def values_and_gradients(convolve):
-        y, pull = jax.vjp(convolve, *operands)
-        return y, pull(jnp.sin(y))
-
-    actual, desired = (jax.jit(values_and_gradients, static_argnums=0)(f) for f in (ours, theirs))
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4), actual, desired
-    )
-    for convolve, convolutions in ((ours, False), (theirs, True)):
-        exported = jax.export.export(jax.jit(convolve), platforms=["cpu"])(*operands)
-        assert ("stablehlo.convolution" in exported.mlir_module()) == convolutions
-
-
-@pytest.mark.parametrize("name", [name for name in UNCHANGED if name != "one group of 1x1"])
-def test_all_but_1x1_filters_goes_to_lax_unchanged_where_they_are_products(name):
-    *shapes, arguments = UNCHANGED[name]
-    functions = both(arguments, conv_general_dilated_with_pointwise)
-    ours, theirs = (str(jax.make_jaxpr(f)(*arrays(*shapes))) for f in functions)
+    ours, theirs = (str(jax.make_jaxpr(f)(*arrays(*shapes))) for f in both(arguments))
     assert ours == theirs
-
-
-@pytest.mark.parametrize("name", ["NHWC", "NCHW, by default"])
-def test_padded_1x1_filters_go_to_lax_unchanged(name):
-    *shapes, arguments = POINTWISE[name]
-    arguments = arguments | {"padding": ((0, 1), (0, 0))}
-    functions = both(arguments, conv_general_dilated_with_pointwise)
-    ours, theirs = (str(jax.make_jaxpr(f)(*arrays(*shapes))) for f in functions)
-    assert ours == theirs
-
-
-def test_1x1_filters_that_are_sharded_over_explicit_axes_go_to_lax_unchanged():
-    mesh = jax.make_mesh((1,), ("data",), (AxisType.Explicit,))
-    *shapes, arguments = POINTWISE["NHWC"]
-    with jax.set_mesh(mesh):
-        images, filters = arrays(*shapes)
-        operands = jax.device_put(images, NamedSharding(mesh, P("data"))), filters
-        functions = both(arguments, conv_general_dilated_with_pointwise)
-        ours, theirs = (str(jax.make_jaxpr(f)(*operands)) for f in functions)
-    assert ours == theirs
-
-
-def test_groups_take_the_fast_path_where_1x1_filters_are_products_too():
-    *shapes, arguments = CASES["NHWC"]
-    grouped, pointwise = (
-        str(jax.make_jaxpr(functools.partial(f, **arguments))(*arrays(*shapes)))
-        for f in (conv_general_dilated, conv_general_dilated_with_pointwise)
-    )
-    assert "grouped_convolution" in grouped
-    assert pointwise == grouped
 
 
 @pytest.mark.parametrize("dtype", ["int32", "complex64", "bool"])

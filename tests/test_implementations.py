@@ -40,6 +40,15 @@ def test_float32_errors_of_what_is_chosen_are_at_most_twice_those_of_lax(name):
         assert error <= 2 * allowed, role.name
 
 
+def test_largest_float32_errors_of_few_1x1_products_are_at_most_twice_those_of_lax():
+    shapes, dtype = LONG_SUMS["1x1, few products"], np.dtype(np.float32)
+    chosen, reference = computed(None, shapes, dtype), computed("lax", shapes, dtype)
+    for role in Role:
+        exact = expected(role, shapes, dtype)
+        error, allowed = (np.max(np.abs(results[role] - exact)) for results in (chosen, reference))
+        assert error <= 2 * allowed, role.name
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("implementation", "shapes"), supported(LONG_SUMS))
 def test_16_bit_operands_are_summed_in_float32(implementation, shapes, dtype):

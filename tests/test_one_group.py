@@ -6,24 +6,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drop_in_cases import arrays
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_drop_in import arrays
-from test_sharding import BOTH, collectives, make_mesh
+from sharding_cases import BOTH, collectives, make_mesh
 
-from grouped_conv_jax import explain, grouped_conv2d
+from grouped_conv_jax import conv_general_dilated_with_pointwise, explain, grouped_conv2d
 
+NUMBERS = ("NHWC", "HWIO", "NHWC")
 SHAPES = (8, 6, 5, 16), (1, 1, 16, 24)
 
 
-def ours(x, filters, strides=(1, 1), **arguments):
+def layer(x, filters, strides=(1, 1), **arguments):
     return grouped_conv2d(x, filters[..., None], stride=strides, **arguments)
 
 
+def drop_in(x, filters, strides=(1, 1)):
+    return conv_general_dilated_with_pointwise(
+        x, filters, strides, "VALID", dimension_numbers=NUMBERS
+    )
+
+
 def theirs(x, filters, strides=(1, 1)):
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, filters, strides, "VALID", dimension_numbers=numbers)
+    return lax.conv_general_dilated(x, filters, strides, "VALID", dimension_numbers=NUMBERS)
+
+
+@pytest.fixture(params=[layer, drop_in], ids=lambda f: f.__name__)
+def ours(request):
+    return request.param
 
 
 def value_and_gradients(convolve, strides=(1, 1)):
@@ -54,14 +65,14 @@ def assert_close(actual, desired):
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1), (3, 4)])
-def test_no_convolution_is_left_and_the_numbers_are_those_of_numpy(strides):
+def test_no_convolution_is_left_and_the_numbers_are_those_of_numpy(ours, strides):
     operands = arrays(*SHAPES)
     compiled = jax.jit(value_and_gradients(ours, strides)).lower(*operands)
     assert "convolution" not in compiled.as_text()
     assert_close(compiled.compile()(*operands), expected(*operands, strides))
 
 
-def test_mapped_operands_are_products_too():
+def test_mapped_operands_are_products_too(ours):
     operands = [jnp.stack([array, array[::-1] / 2, -array]) for array in arrays(*SHAPES)]
     mapped = jax.jit(jax.vmap(value_and_gradients(ours))).lower(*operands)
     assert "convolution" not in mapped.as_text()
@@ -99,7 +110,7 @@ def test_other_platforms_are_left_to_lax():
     ],
     ids=["batch", "height", "filters", "channels"],
 )
-def test_sharded_it_is_the_program_that_lax_makes(specs):
+def test_sharded_it_is_the_program_that_lax_makes(ours, specs):
     mesh = make_mesh(AxisType.Auto)
     operands = [
         jax.device_put(array, NamedSharding(mesh, spec))
@@ -118,14 +129,14 @@ def test_sharded_an_implementation_asked_for_by_name_is_used():
         jax.device_put(array, NamedSharding(mesh, spec))
         for array, spec in zip(arrays(*SHAPES), (P(BOTH), P()), strict=True)
     ]
-    convolve = jax.jit(functools.partial(ours, implementation="blocks"))
+    convolve = jax.jit(functools.partial(layer, implementation="blocks"))
     compiled = convolve.lower(*operands).compile()
     assert "convolution(" not in compiled.as_text()
     (_, desired), _ = expected(*arrays(*SHAPES))
     assert_close(compiled(*operands), desired)
 
 
-def test_of_types_that_are_sharded_lax_makes_the_results():
+def test_of_types_that_are_sharded_lax_makes_the_results(ours):
     with jax.set_mesh(make_mesh(AxisType.Explicit)):
         x, filters = arrays(*SHAPES)
         x = jax.device_put(x, P("data"))

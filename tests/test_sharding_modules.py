@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from test_sharding import BOTH, collectives
+from sharding_cases import BOTH, collectives
 
 import grouped_conv_jax as gcj
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from test_sharding import BOTH, collectives
+from sharding_cases import BOTH, collectives
 
 from grouped_conv_jax import grouped_conv2d
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from test_sharding import convolve, make_mesh, same
+from sharding_cases import convolve, make_mesh, same
 
 from grouped_conv_jax import grouped_conv2d
 

@@ -27,8 +27,9 @@ _TAPS_A_TURN = 4
 # With more taps, those along the first axis share a product; with more still, a row of them has
 # sums of its own.
 _FEW, _MANY = 25, 256
-# Along one axis, no more taps than this are compiled at once.
-_TAPS_OF_A_LINE = 64
+# Along one axis, no more taps than this are compiled at once, of no more than a part of the groups,
+# or the images of turns within turns would be larger than inputs and outputs.
+_TAPS_OF_A_LINE, _PARTS_OF_A_LINE = 64, 2
 # More products than this for each row of taps are looped over, since they take time to compile.
 _PRODUCTS = 768
 
@@ -45,8 +46,15 @@ def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) 
         return tiles.correlate(image, cotangent, convolution)
     taps = math.prod(convolution.filter_size)
     if len(convolution.image) == 1 and taps > _TAPS_OF_A_LINE:
-        count = math.ceil(taps / _TAPS_OF_A_LINE)
-        return _in_turns(image, cotangent, convolution, math.ceil(taps / count))
+        rows = math.ceil(taps / math.ceil(taps / _TAPS_OF_A_LINE))
+        groups = image.shape[-1]
+        return turns.take_groups(
+            functools.partial(_in_turns, convolution=convolution, rows=rows),
+            [image, cotangent],
+            parts.divisor_about(groups, _PARTS_OF_A_LINE),
+            (taps, groups),
+            accumulator(image, cotangent),
+        )
     if len(convolution.image) == 1:
         flat = dataclasses.replace(
             convolution,

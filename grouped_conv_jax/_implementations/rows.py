@@ -5,17 +5,16 @@ and the shifted rows that a sum reads fit the first-level cache, however many ch
 Two transpositions pay for it.
 """
 
-import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from grouped_conv_jax._convolution import Convolution, Role, accumulator
+from grouped_conv_jax._convolution import Convolution, accumulator
 from grouped_conv_jax._implementations import parts, phases, regions, shifts, turns
 
 # Of so many terms are turns made; 64 or 96 take 0.9 to 1.3 times as long.
@@ -55,46 +54,15 @@ def suits(convolution: Convolution, batch: int, planes: int) -> bool:
     return known and convolution.outputs[-1] * batch >= _FEWEST_LANES
 
 
+def parts_of_groups(lhs: jax.Array, rhs: jax.Array, convolution: Convolution) -> int:
+    """In how many parts the groups are to be computed."""
+    zeros = math.prod(convolution.padded) / math.prod(convolution.image)
+    wider = accumulator(lhs, rhs).itemsize / lhs.dtype.itemsize
+    return parts.divisor_about(convolution.groups, math.ceil(zeros * wider / _SHARE))
+
+
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``."""
-    return _in_parts(Role.FORWARD, _forward, x, filters, convolution)
-
-
-def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """``x`` ``(B, *image, G*C)``."""
-    return _in_parts(Role.INPUT_GRADIENT, _input_gradient, filters, y, convolution)
-
-
-def _in_parts(
-    role: Role,
-    compute: Callable[[jax.Array, jax.Array, Convolution], jax.Array],
-    lhs: jax.Array,
-    rhs: jax.Array,
-    convolution: Convolution,
-) -> jax.Array:
-    """What ``compute`` makes of a few groups at a time."""
-    dtype = accumulator(lhs, rhs)
-    zeros = math.prod(convolution.padded) / math.prod(convolution.image)
-    wider = dtype.itemsize / lhs.dtype.itemsize
-    count = parts.divisor_about(convolution.groups, math.ceil(zeros * wider / _SHARE))
-    if count == 1:
-        return compute(lhs, rhs, convolution)
-    whole = convolution.shape(role, lhs.shape, rhs.shape)
-    part = dataclasses.replace(convolution, groups=convolution.groups // count)
-
-    def add_part(i: jax.Array, result: jax.Array) -> jax.Array:
-        def of_part(array: jax.Array) -> jax.Array:
-            size = array.shape[-1] // count
-            return lax.dynamic_slice_in_dim(array, i * size, size, -1)
-
-        start = i * (whole[-1] // count)
-        computed = compute(of_part(lhs), of_part(rhs), part)
-        return lax.dynamic_update_slice_in_dim(result, computed, start, -1)
-
-    return lax.fori_loop(0, count, add_part, jnp.zeros(whole, dtype))
-
-
-def _forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     rank, groups = len(convolution.image), convolution.groups
     stride, dilation = convolution.strides[-1], convolution.dilation[-1]
     # A stride along the rows leaves pixels out: by their remainders they are rows of their own.
@@ -137,7 +105,8 @@ def _forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.
     return y.reshape(*y.shape[: rank + 1], -1)
 
 
-def _input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """``x`` ``(B, *image, G*C)``."""
     rank, groups = len(convolution.image), convolution.groups
     axes = phases.axes(convolution)
     dtype = accumulator(filters, y)

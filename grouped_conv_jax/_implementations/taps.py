@@ -5,14 +5,31 @@ by memory, and XLA fuses the whole sum into one loop over data whose minor axis,
 contiguous.
 """
 
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import correlations, phases, pixels, regions, rows, shifts
+from grouped_conv_jax._convolution import Convolution, Role, accumulator
+from grouped_conv_jax._implementations import (
+    correlations,
+    parts,
+    phases,
+    pixels,
+    regions,
+    rows,
+    shifts,
+    turns,
+)
 
 _FEW = 16
+# Parts of the groups, one after the other, of sums in turns: padded images and sum of all at
+# once would be larger than inputs and outputs. It takes 0.7 to 1.3 times as long.
+_PARTS = 2
 
 
 def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
@@ -33,8 +50,50 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
     if pixels.suits(convolution, convolution.image):
         return pixels.forward(x, filters, convolution)
     if rows.suits(convolution, x.shape[0], filters.shape[-2]):
-        return rows.forward(x, filters, convolution)
+        count = rows.parts_of_groups(x, filters, convolution)
+        return _in_parts(Role.FORWARD, rows.forward, x, filters, convolution, count)
+    count = _parts_of_groups(convolution, filters.shape[-2])
+    return _in_parts(Role.FORWARD, _forward, x, filters, convolution, count)
 
+
+def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """``x`` ``(B, *image, G*C)``."""
+    if pixels.suits(convolution, convolution.outputs):
+        return pixels.input_gradient(filters, y, convolution)
+    planes = filters.shape[-1] // convolution.groups
+    if rows.suits(convolution, y.shape[0], planes):
+        count = rows.parts_of_groups(filters, y, convolution)
+        return _in_parts(Role.INPUT_GRADIENT, rows.input_gradient, filters, y, convolution, count)
+    count = _parts_of_groups(convolution, planes)
+    return _in_parts(Role.INPUT_GRADIENT, _input_gradient, filters, y, convolution, count)
+
+
+def _parts_of_groups(convolution: Convolution, planes: int) -> int:
+    """In how many parts the groups are to be computed."""
+    in_turns = planes * math.prod(convolution.filter_size) > shifts.UNROLLED_WEIGHTS
+    return parts.divisor_about(convolution.groups, _PARTS) if in_turns else 1
+
+
+def _in_parts(
+    role: Role,
+    compute: Callable[..., jax.Array],
+    lhs: jax.Array,
+    rhs: jax.Array,
+    convolution: Convolution,
+    count: int,
+) -> jax.Array:
+    """What ``compute`` makes of a part of the groups at a time."""
+    part = dataclasses.replace(convolution, groups=convolution.groups // count)
+    return turns.take_groups(
+        functools.partial(compute, convolution=part),
+        [lhs, rhs],
+        count,
+        convolution.shape(role, lhs.shape, rhs.shape),
+        accumulator(lhs, rhs),
+    )
+
+
+def _forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     images = shifts.planes(x, convolution.groups)
     terms = [
         [regions.Shift(i, i * dilation - before) for i in range(size)]
@@ -58,17 +117,11 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
     )
 
 
-def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """``x`` ``(B, *image, G*C)``.
+def _input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """One sum at stride one.
 
-    The phases are axes of the weights, each behind the axis that it interleaves with, so that the
-    whole is one sum at stride one.
+    The phases are axes of the weights, each behind the axis that it interleaves with.
     """
-    if pixels.suits(convolution, convolution.outputs):
-        return pixels.input_gradient(filters, y, convolution)
-    if rows.suits(convolution, y.shape[0], filters.shape[-1] // convolution.groups):
-        return rows.input_gradient(filters, y, convolution)
-
     axes = phases.axes(convolution)
     terms: list[list[regions.Shift]] = []
     counts: list[int] = []

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from grouped_conv_jax._implementations.regions import Region, Shift
 
@@ -19,6 +20,36 @@ from grouped_conv_jax._implementations.regions import Region, Shift
 def take(turns: Sequence[Callable[[jax.Array], jax.Array]], total: jax.Array) -> jax.Array:
     """Applies functions to a total, each to what the one before it returned."""
     return lax.fori_loop(0, len(turns), lambda i, total: lax.switch(i, turns, total), total)
+
+
+def take_groups(
+    compute: Callable[..., jax.Array],
+    arrays: Sequence[jax.Array],
+    count: int,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+) -> jax.Array:
+    """What ``compute`` makes of arrays, as many parts of their last axis one after the other.
+
+    Args:
+        compute: takes a part of each array and returns that part of the result.
+        arrays: whose last axes are the groups', or several for each group.
+        count: of parts; divides the groups.
+        shape: of the result, whose last axis is likewise.
+        dtype: of the result.
+    """
+    if count == 1:
+        return compute(*arrays)
+
+    def add_part(i: jax.Array, result: jax.Array) -> jax.Array:
+        def of_part(array: jax.Array) -> jax.Array:
+            size = array.shape[-1] // count
+            return lax.dynamic_slice_in_dim(array, i * size, size, -1)
+
+        start = i * (shape[-1] // count)
+        return lax.dynamic_update_slice_in_dim(result, compute(*map(of_part, arrays)), start, -1)
+
+    return lax.fori_loop(0, count, add_part, jnp.zeros(shape, dtype))
 
 
 def add_rows(

@@ -90,12 +90,12 @@ def _candidates(
     for api in _APIS:
         for (kind, added), convolve in _CONVOLUTIONS.items():
             if kind in ("ours", *settings.against):
-                prepare = functools.partial(_prepare, kind, api, convolve)
-                yield kind, api + added, functools.partial(prepare, network, images, labels)
+                prepare = functools.partial(_prepare, kind, api, convolve, network)
+                yield kind, api + added, functools.partial(prepare, images, labels)
     if torch:
+        in_layout = functools.partial(network_torch.prepare, torch, network, images, labels)
         for layout in Torch.layouts:
-            prepare = functools.partial(network_torch.prepare, torch, network, images, labels)
-            yield "torch", layout, functools.partial(prepare, layout)
+            yield "torch", layout, functools.partial(in_layout, layout)
 
 
 def _prepare(
