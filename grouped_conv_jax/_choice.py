@@ -34,15 +34,8 @@ class Choice(NamedTuple):
     implementation: str
     reason: str
 
-    def function(self, role: Role, stacked: bool) -> Callable[..., jax.Array]:
-        """Computes the role from its operands and the description of the convolution.
-
-        Args:
-            role: the role.
-            stacked: whether ``vmap`` maps both operands.
-        """
-        if stacked and self.implementation == "blocks" and role == Role.FILTER_GRADIENT:
-            return blocks.filter_gradient_in_loop
+    def function(self, role: Role) -> Callable[..., jax.Array]:
+        """Computes the role from its operands and the description of the convolution."""
         return getattr(_MODULES[self.implementation], role.name.lower())
 
     def loops_over_stacks(self, role: Role, convolution: Convolution) -> bool:
@@ -141,8 +134,8 @@ def _too_few_for_matrices(
     pass and input gradient of up to 16 channels times filters: with 2 * 8, 3 * 5 and 4 * 4, sums
     take 0.2 to 0.9 of the time of blocks for filters of 3x3 to 11x11, with 1 * 16 a fifth to 0.9,
     for volumes a tenth. Along one axis, 0.4 to 0.9 with few weights or terms, 0.4 to 2.3 with more.
-    Filter gradients: 0.1 to 0.8 of the time of blocks with less than 16 weights, 0.2 to 0.3 with
-    16 * 1, 0.7 to 1.2 with 1 * 16, and 0.6 to 1.1 with 2 * 8 and 4 * 4.
+    Filter gradients: 0.3 to 0.8 of the time of blocks with less than 16 weights and with 16 * 1, 0.5
+    to 1.5 with 1 * 16, and 0.7 to 1.6 with 2 * 8, 8 * 2 and 4 * 4.
     """
     weights = channels * filters
     if role == Role.FILTER_GRADIENT:

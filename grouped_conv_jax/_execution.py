@@ -32,7 +32,7 @@ def compute(
     if role != Role.FORWARD:
         convolution = dataclasses.replace(convolution, preferred_element_type=None)
     function: Callable[..., jax.Array] = functools.partial(
-        choice.function(role, any(map(all, stacks))), convolution=convolution
+        choice.function(role), convolution=convolution
     )
     # With preferred_element_type a cotangent may be wider than what it meets.
     common = lhs.dtype if lhs.dtype == rhs.dtype else accumulator(lhs, rhs)

@@ -50,6 +50,15 @@ CASES = {
     "wide groups, a few images at a time": case((28, 28), (3, 3), 32, 32, 2, batch=8, pad=1),
     "wide groups, large filter": case((9, 10), (11, 12), 17, 18, 2, stride=(1, 2), pad=6),
     "many channels, large filter": case((9, 10), (7, 6), 8, 8, 4, pad=3),
+    "wide groups, one row of taps": case((8, 7), (1, 3), 17, 17, 2, stride=(2, 1), pad=2),
+    "wide groups, 13 rows of taps": case(
+        (12, 9), (13, 2), 17, 18, 2, dilation=(2, 1), pad=((13, 12), (-1, 1))
+    ),
+    "wide groups, 1-D, long filter": case((70,), (127,), 17, 17, 2, dilation=2, pad=((130, 129),)),
+    "wide groups, 1-D, strided long filter": case(
+        (140,), (131,), 17, 17, 2, batch=3, stride=2, pad=((66, 65),)
+    ),
+    "wide groups, 3-D": case((5, 4, 6), (3, 3, 2), 17, 17, 2, stride=(1, 2, 1), pad=1),
     "wide groups, 1-D": case((17,), (5,), 18, 17, 2, stride=2, dilation=3, pad=4),
     "one group": case((6, 5), (3, 3), 2, 3, 1, pad=1),
     "1x1": case((5, 4), (1, 1), 3, 4, 4),
@@ -95,7 +104,7 @@ CASES = {
     "fewer pixels than taps, multiplier": case((3, 4), (5, 5), 1, 3, 2, pad=((2, 2), (0, 3))),
     "fewer pixels than taps, channels": case((3, 3), (4, 4), 2, 2, 3, pad=((1, 5), (7, 0))),
     "fewer pixels than taps, many": case((12, 13), (13, 14), 1, 1, 3, pad=6),
-    "fewer pixels than taps, of 4 KB": case((5, 6), (6, 6), 1, 1, 1024, batch=1, pad=3),
+    "fewer pixels than taps, of 4 KB": case((5, 6), (6, 6), 1, 1, 512, batch=1, pad=3),
     "fewer pixels than taps, cropped": case((6, 7), (5, 9), 1, 1, 3, pad=((-1, 2), (5, -2))),
     "more rows than are added at once": case((33, 5), (3, 3), 1, 1, 3, batch=3, pad=1),
     "many rows, few columns": case((100, 3), (3, 3), 1, 1, 3, stride=(1, 2), pad=1),
@@ -201,7 +210,7 @@ def supported(cases):
     ]
 
 
-def compile_roles(implementation, shapes, dtype):
+def compile_roles(implementation, shapes, dtype, compiler_options=None):
     """One program with every role that the implementation can compute, and its arguments."""
     arrays = operands(shapes, dtype)
 
@@ -218,9 +227,9 @@ def compile_roles(implementation, shapes, dtype):
         }
 
     arguments = {role: jnp.asarray(array) for role, array in arrays.items()}
-    return jax.jit(compute).lower(arguments).compile(), arguments
+    return jax.jit(compute).lower(arguments).compile(compiler_options), arguments
 
 
-def computed(implementation, shapes, dtype):
-    program, arguments = compile_roles(implementation, shapes, dtype)
+def computed(implementation, shapes, dtype, compiler_options=None):
+    program, arguments = compile_roles(implementation, shapes, dtype, compiler_options)
     return {role: np.asarray(result) for role, result in program(arguments).items()}

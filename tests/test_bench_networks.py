@@ -24,7 +24,7 @@ TINY = Network(
     True,
     (
         Block((Layer(4, 4, 3, groups=4),), "identity", "relu"),
-        Block((Layer(4, 8, 3, 2, groups=2),), Layer(4, 8, 1, 2)),
+        Block((Layer(4, 8, 3, 2, groups=4),), Layer(4, 8, 1, 2)),
     ),
     8,
 )

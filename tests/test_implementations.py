@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import COMPILED_QUICKLY
 from implementation_cases import CASES, IMPLEMENTATIONS, LONG_SUMS, computed, expected, supported
 
 from grouped_conv_jax import grouped_conv2d
@@ -17,7 +18,7 @@ FLOAT32 = np.finfo(np.float32)
 @pytest.mark.parametrize(("implementation", "shapes"), supported(CASES))
 def test_every_role_is_what_numpy_computes(implementation, shapes):
     with jax.enable_x64(True):
-        results = computed(implementation, shapes, np.dtype(np.float64))
+        results = computed(implementation, shapes, np.dtype(np.float64), COMPILED_QUICKLY)
     for role, result in results.items():
         np.testing.assert_allclose(
             result,
@@ -59,7 +60,7 @@ def test_16_bit_operands_are_summed_in_float32(implementation, shapes, dtype):
         Role.INPUT_GRADIENT: np.prod(filter_shape[:-2]) * filter_shape[-1] // convolution.groups,
         Role.FILTER_GRADIENT: x_shape[0] * np.prod(convolution.outputs),
     }
-    for role, result in computed(implementation, shapes, dtype).items():
+    for role, result in computed(implementation, shapes, dtype, COMPILED_QUICKLY).items():
         assert result.dtype == dtype
         exact = expected(role, shapes, dtype)
         # The sum is rounded once to 16 bits, each of its terms to 32.

@@ -8,6 +8,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import COMPILED_QUICKLY
 
 from grouped_conv_jax import _choice, grouped_conv2d
 
@@ -181,7 +182,8 @@ TRANSFORMATIONS = {
 @functools.cache
 def expected(name):
     """What lax computes."""
-    return jax.jit(functools.partial(TRANSFORMATIONS[name], convolution("lax")))(*stacks())
+    compute = functools.partial(TRANSFORMATIONS[name], convolution("lax"))
+    return jax.jit(compute, compiler_options=COMPILED_QUICKLY)(*stacks())
 
 
 def primitives(jaxpr):
@@ -200,7 +202,7 @@ def test_agrees_with_lax_and_leaves_it_no_groups(name, implementation):
     convolve = jax.jit(functools.partial(TRANSFORMATIONS[name], convolution(implementation)))
     traced = convolve.trace(*stacks())
     lowered = traced.lower()
-    compiled = lowered.compile()
+    compiled = lowered.compile(COMPILED_QUICKLY)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10),
         compiled(*stacks()),

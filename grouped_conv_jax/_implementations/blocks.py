@@ -23,8 +23,6 @@ _GROUPS_OF_ONE_PRODUCT = 2
 # More blocks than this are looped over, since the time to compile grows with them. XLA:CPU computes
 # a convolution in a loop on one core, without its fast kernels: twenty times slower.
 _UNROLLED_BLOCKS = 64
-# Windows of more taps take longer to copy than to multiply.
-_TAPS_OF_PRODUCTS = 25
 
 
 def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
@@ -35,7 +33,8 @@ def unsupported(role: Role, convolution: Convolution, channels: int, filters: in
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``."""
-    dense, merged = _merge(convolution, filters.shape[-2], filters.shape[-1] // convolution.groups)
+    narrower = min(filters.shape[-2], filters.shape[-1] // convolution.groups)
+    dense, merged = _merge(convolution, narrower)
     blocks = _block_diagonal(filters, convolution.groups, merged)
     function = pointwise.forward if pointwise.suits(dense) else lax.forward
     return _each(functools.partial(function, convolution=dense), _split(x, len(blocks)), blocks)
@@ -43,7 +42,8 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """``x`` ``(B, *image, G*C)``."""
-    dense, merged = _merge(convolution, filters.shape[-2], filters.shape[-1] // convolution.groups)
+    narrower = min(filters.shape[-2], filters.shape[-1] // convolution.groups)
+    dense, merged = _merge(convolution, narrower)
     blocks = _block_diagonal(filters, convolution.groups, merged)
     function: Callable[..., jax.Array] = lax.input_gradient
     if pointwise.suits(dense):
@@ -56,36 +56,17 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """Filters ``(*filter, C, G*F)``: the dense gradient's diagonal blocks."""
     groups = convolution.groups
-    dense, merged = _merge(convolution, x.shape[-1] // groups, y.shape[-1] // groups)
+    # With 4 * 16 channels and filters, merging groups to 16 * 64 takes twice as long.
+    dense, merged = _merge(convolution, max(x.shape[-1], y.shape[-1]) // groups)
     count = groups // merged
-    function = lax.filter_gradient
-    if pointwise.suits(dense):
-        function = pointwise.filter_gradient
-    elif not _is_better_as_convolutions(dense, y.shape[-1] // count, count):
+    if not pointwise.suits(dense):
         return products.of_blocks(x, y, convolution, merged)
 
     def own(x: jax.Array, y: jax.Array) -> jax.Array:
-        return products.diagonal(function(x, y, dense), merged)
+        product = pointwise.filter_gradient(x, y, dense)
+        return products.diagonal(product[..., None, :], merged)[..., 0, :]
 
     return _each(own, _split(x, count), _split(y, count))
-
-
-def filter_gradient_in_loop(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """As :func:`filter_gradient`, without convolutions."""
-    groups = convolution.groups
-    _, merged = _merge(convolution, x.shape[-1] // groups, y.shape[-1] // groups)
-    return products.of_blocks(x, y, convolution, merged)
-
-
-def _is_better_as_convolutions(dense: Convolution, filters: int, count: int) -> bool:
-    """Whether filter gradients of blocks are convolutions instead of products.
-
-    Measured on two x86-64 cores: of 7x7 and 11x11 filters they take 0.4 to 0.7 of the time, of 5x5
-    as long. Of more than 16 filters their rounding errors are up to 8 times those of lax's grouped
-    convolution, since they add up hundreds of products one by one.
-    """
-    many = math.prod(dense.filter_size) > _TAPS_OF_PRODUCTS and max(dense.strides) == 1
-    return many and filters <= _BLOCK_CHANNELS and count <= _UNROLLED_BLOCKS
 
 
 def _each(
@@ -101,12 +82,12 @@ def _each(
     return joined.reshape(*joined.shape[:-2], -1)
 
 
-def _merge(convolution: Convolution, channels: int, filters: int) -> tuple[Convolution, int]:
-    """The dense convolution of one block, and how many groups it merges."""
+def _merge(convolution: Convolution, width: int) -> tuple[Convolution, int]:
+    """The dense convolution of one block, and how many groups, ``width`` wide, it merges."""
     dense = dataclasses.replace(convolution, groups=1)
     if pointwise.suits(dense) and convolution.groups <= _GROUPS_OF_ONE_PRODUCT:
         return dense, convolution.groups
-    wanted = math.ceil(_BLOCK_CHANNELS / min(channels, filters))
+    wanted = math.ceil(_BLOCK_CHANNELS / width)
     return dense, parts.divisor_about(convolution.groups, wanted)
 
 
