@@ -134,8 +134,8 @@ def _too_few_for_matrices(
     pass and input gradient of up to 16 channels times filters: with 2 * 8, 3 * 5 and 4 * 4, sums
     take 0.2 to 0.9 of the time of blocks for filters of 3x3 to 11x11, with 1 * 16 a fifth to 0.9,
     for volumes a tenth. Along one axis, 0.4 to 0.9 with few weights or terms, 0.4 to 2.3 with more.
-    Filter gradients: 0.3 to 0.8 of the time of blocks with less than 16 weights and with 16 * 1, 0.5
-    to 1.5 with 1 * 16, and 0.7 to 1.6 with 2 * 8, 8 * 2 and 4 * 4.
+    Filter gradients: 0.3 to 0.8 of the time of blocks with less than 16 weights and with 16 * 1,
+    0.5 to 1.5 with 1 * 16, and 0.7 to 1.6 with 2 * 8, 8 * 2 and 4 * 4.
     """
     weights = channels * filters
     if role == Role.FILTER_GRADIENT:

@@ -203,3 +203,22 @@ def test_machine_and_versions_are_described():
     assert description["cores"] >= 1
     assert description["device"]
     assert machine.versions()["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("fpu avx avx2 avx512f", "Some CPU with AVX-512"),
+        ("fpu avx avx2", "Some CPU with AVX2"),
+        ("fpu", "Some CPU"),
+    ],
+)
+def test_processors_are_told_apart_by_their_vectors(tmp_path, flags, name):
+    information = tmp_path / "cpuinfo"
+    core = f"processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: {flags}\n\n"
+    information.write_text(core + core)
+    assert machine._processor(information) == name
+
+
+def test_processors_without_a_description_have_a_name(tmp_path):
+    assert machine._processor(tmp_path / "nothing")

@@ -63,7 +63,10 @@ def test_filter_gradients_of_every_sample_are_right_and_no_convolutions(name):
         pytest.param(case((14, 14), (3, 3), 4, 4, 32, batch=4, pad=1), id="4 * 4 weights"),
         pytest.param(case((14, 14), (3, 3), 16, 16, 8, batch=4, pad=1), id="many channels"),
         pytest.param(case((13, 13), (5, 5), 48, 48, 2, batch=8, pad=2), id="two groups"),
+        pytest.param(case((28, 28), (29, 29), 1, 1, 256, batch=8, pad=14), id="29x29"),
+        pytest.param(case((14, 14), (7, 7), 16, 16, 4, batch=8, pad=3), id="many channels, 7x7"),
         pytest.param(case((1024,), (101,), 1, 1, 32, batch=4, pad=50), id="1-D, long filter"),
+        pytest.param(case((256,), (101,), 16, 16, 4, batch=8, pad=50), id="1-D, many channels"),
     ],
 )
 def test_temporary_arrays_are_no_larger_than_inputs_and_outputs_or_lax_s(shapes, role):

@@ -6,12 +6,12 @@ import math
 
 def divisor_up_to(number: int, most: float) -> int:
     """The largest divisor of ``number`` that is no more than ``most``, or 1."""
-    return max(n for n in _divisors(number) if n == 1 or n <= most)
+    return max(n for n in divisors(number) if n == 1 or n <= most)
 
 
 def divisor_about(number: int, wanted: int) -> int:
     """The smallest divisor from ``wanted`` to four times that, or else the largest below it."""
-    near = (n for n in _divisors(number) if wanted <= n <= 4 * wanted)
+    near = (n for n in divisors(number) if wanted <= n <= 4 * wanted)
     return next(near, divisor_up_to(number, wanted))
 
 
@@ -22,5 +22,6 @@ def ranges(size: int, most: int) -> list[range]:
     return [range(*pair) for pair in itertools.pairwise(edges)]
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
+    """All that divide ``number``, in order."""
     return [n for n in range(1, number + 1) if number % n == 0]

@@ -14,17 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from grouped_conv_jax._convolution import Convolution, accumulator
+from grouped_conv_jax._convolution import Convolution, Role, accumulator
 from grouped_conv_jax._implementations import parts, phases, regions, shifts, turns
 
 # Of so many terms are turns made; 64 or 96 take 0.9 to 1.3 times as long.
 _TERMS_A_TURN = 32
-# At 1.5 ms each to compile. Filters from 23x23 on have more and are looped over in parts.
+# At 1.5 ms each to compile. Filters from 23x23 on have more, and turns of fewer are looped over:
+# with 500, 29x29 and 31x31 take 0.9 to 1 of the time, twice as long to compile, and more memory.
 _COMPILED_TERMS = 500
+_LOOPED_TERMS = 200
 # Groups are computed in as many parts, one after the other, as keep the transposed copies of one
 # below this share of images and results. 2 to 8 parts take 0.7 to 1.3 times as long as all at once,
 # the larger ones less, since memory that a program gets from the system costs 2 us for 4 KB.
 _SHARE = 0.75
+# Fewer parts than that where sums of fewer bytes would be computed on one core, which takes 1.5 to
+# 1.8 times as long, provided that they, of which there are so many at once, fit into memory.
+_PARALLEL_BYTES = 1 << 20
+_SUMS = 1.7
 # Fewer pixels than this would leave vector registers empty.
 _FEWEST_LANES = 8
 
@@ -54,11 +60,30 @@ def suits(convolution: Convolution, batch: int, planes: int) -> bool:
     return known and convolution.outputs[-1] * batch >= _FEWEST_LANES
 
 
-def parts_of_groups(lhs: jax.Array, rhs: jax.Array, convolution: Convolution) -> int:
+def parts_of_groups(role: Role, lhs: jax.Array, rhs: jax.Array, convolution: Convolution) -> int:
     """In how many parts the groups are to be computed."""
+    dtype = accumulator(lhs, rhs)
     zeros = math.prod(convolution.padded) / math.prod(convolution.image)
-    wider = accumulator(lhs, rhs).itemsize / lhs.dtype.itemsize
-    return parts.divisor_about(convolution.groups, math.ceil(zeros * wider / _SHARE))
+    wider = dtype.itemsize / lhs.dtype.itemsize
+    wanted = parts.divisor_about(convolution.groups, math.ceil(zeros * wider / _SHARE))
+    if max(convolution.strides) > 1:
+        return wanted
+    copied = 0.0
+    if math.prod(convolution.filter_size) > _COMPILED_TERMS:
+        # A loop over turns has a copy of the rows that they read.
+        rows = max(1, _LOOPED_TERMS // math.prod(convolution.filter_size[1:]))
+        reach = rows * convolution.dilation[0] + convolution.image[0]
+        copied = min(1.0, reach / convolution.padded[0])
+    shape = convolution.shape(role, lhs.shape, rhs.shape)
+    result = math.prod(shape) * dtype.itemsize
+    images = (lhs, rhs)[role.images].nbytes * wider
+    needed = (zeros * (1 + copied) * images + _SUMS * result) / (lhs.nbytes + rhs.nbytes + result)
+    parallel = (
+        count
+        for count in parts.divisors(convolution.groups)
+        if needed <= count <= wanted and result / count >= _PARALLEL_BYTES
+    )
+    return max(parallel, default=wanted)
 
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
@@ -195,6 +220,7 @@ def _sum(
     # In at least two turns, or XLA would fuse the transposition into the sum.
     rows = min(max(1, _TERMS_A_TURN // row_terms), math.ceil(len(first) / 2))
     region = regions.Region(0, counts[0], tuple(first))
+    all_compiled = row_terms * len(first) <= _COMPILED_TERMS
     total = turns.add_rows(
         compute,
         [images],
@@ -203,7 +229,7 @@ def _sum(
         strides[0],
         row_terms,
         rows,
-        _COMPILED_TERMS,
+        _COMPILED_TERMS if all_compiled else _LOOPED_TERMS,
         axis=0,
     )
     return total.reshape(*counts[:-1], groups, planes, counts[-1], batch)

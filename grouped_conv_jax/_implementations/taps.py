@@ -50,7 +50,7 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
     if pixels.suits(convolution, convolution.image):
         return pixels.forward(x, filters, convolution)
     if rows.suits(convolution, x.shape[0], filters.shape[-2]):
-        count = rows.parts_of_groups(x, filters, convolution)
+        count = rows.parts_of_groups(Role.FORWARD, x, filters, convolution)
         return _in_parts(Role.FORWARD, rows.forward, x, filters, convolution, count)
     count = _parts_of_groups(convolution, filters.shape[-2])
     return _in_parts(Role.FORWARD, _forward, x, filters, convolution, count)
@@ -62,7 +62,7 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
         return pixels.input_gradient(filters, y, convolution)
     planes = filters.shape[-1] // convolution.groups
     if rows.suits(convolution, y.shape[0], planes):
-        count = rows.parts_of_groups(filters, y, convolution)
+        count = rows.parts_of_groups(Role.INPUT_GRADIENT, filters, y, convolution)
         return _in_parts(Role.INPUT_GRADIENT, rows.input_gradient, filters, y, convolution, count)
     count = _parts_of_groups(convolution, planes)
     return _in_parts(Role.INPUT_GRADIENT, _input_gradient, filters, y, convolution, count)
