@@ -170,14 +170,15 @@ def _plan(x: jax.Array, y: jax.Array, convolution: Convolution, blocks: int) -> 
         of_x = rows * row_taps * channels
         of_y = shifted * filters if shifted > 1 else 0
         # Windows that are made one by one before they are joined.
-        one_by_one = [of_x] if max(rows, *other_sizes, 0) > _MOST_FUSED else []
+        one_by_one = [of_x] if max([rows, *other_sizes]) > _MOST_FUSED else []
         one_by_one += [of_y] if shifted > _MOST_FUSED else []
         numbers = channels + filters + of_x + of_y + max(one_by_one, default=0)
         return math.prod(counts) * numbers * dtype.itemsize
 
     most: float = _TURN_BYTES
-    # An exported program's batch may not be known.
-    if isinstance(batch, int):
+    # An exported program's batch may not be known, and is not divided then.
+    known = isinstance(batch, int)
+    if known:
         result = math.prod(convolution.filter_size) * channels * y.shape[-1] * dtype.itemsize
         most = min(most, _TURN_SHARE * (x.nbytes + y.nbytes + result))
 
@@ -186,7 +187,5 @@ def _plan(x: jax.Array, y: jax.Array, convolution: Convolution, blocks: int) -> 
 
     turns = next((n for n in range(1, steps) if fits(math.ceil(steps / n))), steps)
     rows = math.ceil(steps / turns)
-    images = batch
-    if isinstance(batch, int):
-        images = parts.divisor_up_to(batch, most / image_bytes(rows))
+    images = parts.divisor_up_to(batch, most / image_bytes(rows)) if known else batch
     return _Plan(shifted, rows, turns, images, counts, left_out)

@@ -27,9 +27,9 @@ _LOOPED_TERMS = 200
 # below this share of images and results. 2 to 8 parts take 0.7 to 1.3 times as long as all at once,
 # the larger ones less, since memory that a program gets from the system costs 2 us for 4 KB.
 _SHARE = 0.75
-# Fewer parts than that where sums of fewer bytes would be computed on one core, which takes 1.5 to
-# 1.8 times as long, provided that they, of which there are so many at once, fit into memory.
+# XLA:CPU computes smaller sums on one core, which takes 1.5 to 1.8 times as long.
 _PARALLEL_BYTES = 1 << 20
+# Arrays as large as the sum that one part has besides its images.
 _SUMS = 1.7
 # Fewer pixels than this would leave vector registers empty.
 _FEWEST_LANES = 8
@@ -61,21 +61,26 @@ def suits(convolution: Convolution, batch: int, planes: int) -> bool:
 
 
 def parts_of_groups(role: Role, lhs: jax.Array, rhs: jax.Array, convolution: Convolution) -> int:
-    """In how many parts the groups are to be computed."""
+    """In how many parts the groups are to be computed.
+
+    In fewer than the share of memory asks for, where without a stride the sums of that many would
+    be computed on one core and those of fewer need no more memory than inputs and outputs do.
+    """
     dtype = accumulator(lhs, rhs)
     zeros = math.prod(convolution.padded) / math.prod(convolution.image)
     wider = dtype.itemsize / lhs.dtype.itemsize
     wanted = parts.divisor_about(convolution.groups, math.ceil(zeros * wider / _SHARE))
     if max(convolution.strides) > 1:
         return wanted
+    planes = (lhs, rhs)[role.images].shape[-1] // convolution.groups
+    row_terms, rows = planes * math.prod(convolution.filter_size[1:]), convolution.filter_size[0]
+    most = _most_compiled(row_terms * rows)
     copied = 0.0
-    if math.prod(convolution.filter_size) > _COMPILED_TERMS:
+    if most < row_terms * rows:
         # A loop over turns has a copy of the rows that they read.
-        rows = max(1, _LOOPED_TERMS // math.prod(convolution.filter_size[1:]))
-        reach = rows * convolution.dilation[0] + convolution.image[0]
+        reach = max(1, most // row_terms) * convolution.dilation[0] + convolution.image[0]
         copied = min(1.0, reach / convolution.padded[0])
-    shape = convolution.shape(role, lhs.shape, rhs.shape)
-    result = math.prod(shape) * dtype.itemsize
+    result = math.prod(convolution.shape(role, lhs.shape, rhs.shape)) * dtype.itemsize
     images = (lhs, rhs)[role.images].nbytes * wider
     needed = (zeros * (1 + copied) * images + _SUMS * result) / (lhs.nbytes + rhs.nbytes + result)
     parallel = (
@@ -84,6 +89,11 @@ def parts_of_groups(role: Role, lhs: jax.Array, rhs: jax.Array, convolution: Con
         if needed <= count <= wanted and result / count >= _PARALLEL_BYTES
     )
     return max(parallel, default=wanted)
+
+
+def _most_compiled(terms: int) -> int:
+    """Of how many of a sum's terms turns are compiled."""
+    return terms if terms <= _COMPILED_TERMS else _LOOPED_TERMS
 
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
@@ -220,7 +230,6 @@ def _sum(
     # In at least two turns, or XLA would fuse the transposition into the sum.
     rows = min(max(1, _TERMS_A_TURN // row_terms), math.ceil(len(first) / 2))
     region = regions.Region(0, counts[0], tuple(first))
-    all_compiled = row_terms * len(first) <= _COMPILED_TERMS
     total = turns.add_rows(
         compute,
         [images],
@@ -229,7 +238,7 @@ def _sum(
         strides[0],
         row_terms,
         rows,
-        _COMPILED_TERMS if all_compiled else _LOOPED_TERMS,
+        _most_compiled(row_terms * len(first)),
         axis=0,
     )
     return total.reshape(*counts[:-1], groups, planes, counts[-1], batch)

@@ -23,9 +23,9 @@ _MATRIX_SIZE = 2048
 _LARGE_COPY_SIZES = tuple(size * _MEBIBYTE for size in (1024, 4096))
 _LARGE_MATRIX_SIZE = 8192
 _SECONDS = 0.3
+_CHAIN = 4
 # Widest first, by the names that Linux has for them.
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
-_CHAIN = 4
 
 
 def cores() -> int:
