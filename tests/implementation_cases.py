@@ -48,6 +48,18 @@ CASES = {
     "wide groups, cropped": case((8, 9), (2, 3), 17, 17, 2, stride=2, pad=((-2, 1), (3, -3))),
     "wide groups, nothing but padding": case((6, 7), (3, 2), 17, 17, 2, pad=((5, -8), (-7, 4))),
     "wide groups, a few images at a time": case((28, 28), (3, 3), 32, 32, 2, batch=8, pad=1),
+    "filters as lanes": case((16, 15), (3, 3), 8, 16, 18, batch=8, pad=1),
+    "filters as lanes, uneven, cropped": case(
+        (19, 18), (3, 4), 16, 8, 16, batch=8, pad=((2, 0), (-1, 3))
+    ),
+    "filters as lanes, strided and dilated": case(
+        (33, 47), (3, 3), 8, 16, 4, batch=8, stride=(1, 2), dilation=(2, 3), pad=((2, 1), (0, 3))
+    ),
+    "filters as lanes, a few images at a time": case(
+        (96, 64), (3, 3), 8, 8, 7, batch=7, stride=2, pad=1
+    ),
+    "filters as lanes, 1-D": case((260,), (5,), 8, 8, 17, batch=8, pad=2),
+    "filters as lanes, 3-D": case((8, 7, 6), (2, 3, 2), 8, 8, 16, batch=8, pad=1),
     "wide groups, large filter": case((9, 10), (11, 12), 17, 18, 2, stride=(1, 2), pad=6),
     "many channels, large filter": case((9, 10), (7, 6), 8, 8, 4, pad=3),
     "wide groups, one row of taps": case((8, 7), (1, 3), 17, 17, 2, stride=(2, 1), pad=2),
@@ -162,6 +174,7 @@ LONG_SUMS = {
     "depthwise, 27x27": case((32, 32), (27, 27), 1, 1, 4, pad=13),
     "few channels per group": case((20, 20), (3, 3), 2, 2, 8, batch=4, stride=2, pad=1),
     "many channels per group": case((14, 14), (3, 3), 16, 16, 4, batch=4, pad=1),
+    "filters as lanes": case((14, 14), (3, 3), 16, 16, 32, batch=4, pad=1),
     "1x1": case((14, 14), (1, 1), 32, 32, 2, batch=4),
     "1x1, few products": case((7, 7), (1, 1), 80, 320, 3, batch=8),
     "wide groups, few products": case((7, 7), (3, 3), 24, 24, 4, batch=8, pad=1),

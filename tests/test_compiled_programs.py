@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,14 @@ def test_filter_gradients_of_every_sample_are_right_and_no_convolutions(name):
         pytest.param(case((28, 28), (11, 11), 1, 1, 32, batch=4, pad=5), id="11x11"),
         pytest.param(case((14, 14), (3, 3), 4, 4, 32, batch=4, pad=1), id="4 * 4 weights"),
         pytest.param(case((14, 14), (3, 3), 16, 16, 8, batch=4, pad=1), id="many channels"),
+        pytest.param(case((28, 28), (3, 3), 8, 8, 16, batch=8, pad=1), id="filters as lanes"),
+        pytest.param(
+            case((56, 56), (3, 3), 8, 8, 16, batch=8, stride=2, pad=1),
+            id="filters as lanes, strided",
+        ),
+        pytest.param(
+            case((7, 7), (5, 5), 16, 16, 48, batch=8, pad=2), id="filters as lanes, small"
+        ),
         pytest.param(case((13, 13), (5, 5), 48, 48, 2, batch=8, pad=2), id="two groups"),
         pytest.param(case((28, 28), (29, 29), 1, 1, 256, batch=8, pad=14), id="29x29"),
         pytest.param(case((14, 14), (7, 7), 16, 16, 4, batch=8, pad=3), id="many channels, 7x7"),
@@ -85,6 +94,30 @@ def test_temporary_arrays_are_no_larger_than_inputs_and_outputs_or_lax_s(shapes,
 
     limit = max(sum(array.nbytes for array in arrays.values()), temporary("lax"))
     assert temporary(None) <= limit
+
+
+@pytest.mark.parametrize("role", [Role.FORWARD, Role.INPUT_GRADIENT])
+def test_filters_are_lanes_of_sums_that_are_vectorized_and_parallel(role):
+    shapes = case((28, 28), (3, 3), 8, 8, 32, batch=8, pad=1)
+    arrays = operands(shapes, np.float32)
+    lhs, rhs = (arrays[operand] for operand in role.operands)
+    compute = functools.partial(
+        _primitive.bind,
+        role,
+        convolution=shapes[-1],
+        dtype=np.dtype(np.float32),
+        implementation=None,
+    )
+    program = jax.jit(compute).lower(lhs, rhs).compile().as_text()
+    assert " convolution(" not in program
+    # The sum adds to what it gets, in the layout that it is to be read in, on all cores.
+    sums = re.findall(r"= f32\[256,784,8\]\{2,1,0\} fusion\(.*", program)
+    assert sums
+    assert all("outer_dimension_partitions" in one for one in sums)
+    # Of the images there is a copy, half of the channels at a time, with the groups outside.
+    assert "f32[256,900,4]{2,1,0}" in program
+    # And the total is not copied from turn to turn.
+    assert not re.search(r"f32\[256,784,8\]\S* copy\(", program)
 
 
 @pytest.mark.parametrize(

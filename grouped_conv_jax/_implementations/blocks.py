@@ -1,7 +1,8 @@
 """Neighbouring groups merged into block-diagonal dense convolutions.
 
 A dense convolution a few dozen channels wide runs at the speed of a matrix product, which XLA's
-grouped one never does; the zeros off the diagonal cost less than the groups' own loop.
+grouped one never does; the zeros off the diagonal cost less than the groups' own loop. Where sums
+whose lanes are filters are faster, they take its place.
 """
 
 import dataclasses
@@ -13,7 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import lax, parts, phases, pointwise, products
+from grouped_conv_jax._implementations import (
+    lanes,
+    lax,
+    parts,
+    phases,
+    pointwise,
+    products,
+)
 
 # Narrower matrix products leave the vector units idle, wider ones multiply more zeros.
 _BLOCK_CHANNELS = 16
@@ -33,7 +41,9 @@ def unsupported(role: Role, convolution: Convolution, channels: int, filters: in
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``."""
-    narrower = min(filters.shape[-2], filters.shape[-1] // convolution.groups)
+    if lanes.suits(Role.FORWARD, x.shape[0], *_widths(filters, convolution), convolution):
+        return lanes.forward(x, filters, convolution)
+    narrower = min(_widths(filters, convolution))
     dense, merged = _merge(convolution, narrower)
     blocks = _block_diagonal(filters, convolution.groups, merged)
     function = pointwise.forward if pointwise.suits(dense) else lax.forward
@@ -42,7 +52,9 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """``x`` ``(B, *image, G*C)``."""
-    narrower = min(filters.shape[-2], filters.shape[-1] // convolution.groups)
+    if lanes.suits(Role.INPUT_GRADIENT, y.shape[0], *_widths(filters, convolution), convolution):
+        return lanes.input_gradient(filters, y, convolution)
+    narrower = min(_widths(filters, convolution))
     dense, merged = _merge(convolution, narrower)
     blocks = _block_diagonal(filters, convolution.groups, merged)
     function: Callable[..., jax.Array] = lax.input_gradient
@@ -67,6 +79,11 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
         return products.diagonal(product[..., None, :], merged)[..., 0, :]
 
     return _each(own, _split(x, count), _split(y, count))
+
+
+def _widths(filters: jax.Array, convolution: Convolution) -> tuple[int, int]:
+    """Channels and filters of a group."""
+    return filters.shape[-2], filters.shape[-1] // convolution.groups
 
 
 def _each(

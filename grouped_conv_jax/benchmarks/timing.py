@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from grouped_conv_jax.benchmarks.contenders import Contender
 
 # What one turn takes, and how long a contender runs untimed at its start: the others have left
-# their data in the caches, and their threads may still be looking for work. Of 8x14x14x384 k3 the
-# first calls take twice as long, PyTorch's for 3 ms and XLA's for 10 ms.
+# their data in the caches, the threads of PyTorch look for work for 9 ms, and the system needs a
+# while to give each thread a processor. Calls of XLA's take up to twice as long for 10 to 50 ms
+# after a turn of PyTorch's or a rest; PyTorch's, whose threads never sleep in between, for 3 ms.
 _TURN_SECONDS = 0.02
-_SETTLING_SECONDS = 0.012
+_SETTLING_SECONDS = 0.05
 _MOST_CALLS_A_TURN = 100
 _SLOW_SECONDS = 5.0
 # Of contenders that take longer, what the very first call sets up is a small part.
