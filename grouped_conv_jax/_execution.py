@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from grouped_conv_jax import _choice
 from grouped_conv_jax._convolution import Convolution, Role, Stacks, accumulator
+from grouped_conv_jax._implementations import turns
 
 
 def compute(
@@ -79,7 +80,13 @@ def _joined(
 
 
 def _loop(function: Callable[..., jax.Array], lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    return jax.lax.map(lambda operands: function(*operands), (lhs, rhs))
+    def of_pair(index: jax.Array) -> jax.Array:
+        lhs_of_pair, rhs_of_pair = (
+            jax.lax.dynamic_index_in_dim(operand, index, keepdims=False) for operand in (lhs, rhs)
+        )
+        return function(lhs_of_pair, rhs_of_pair)
+
+    return turns.stack(lhs.shape[0], of_pair)
 
 
 def choose(

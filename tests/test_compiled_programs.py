@@ -115,9 +115,41 @@ def test_filters_are_lanes_of_sums_that_are_vectorized_and_parallel(role):
     assert sums
     assert all("outer_dimension_partitions" in one for one in sums)
     # Of the images there is a copy, half of the channels at a time, with the groups outside.
-    assert "f32[256,900,4]{2,1,0}" in program
+    assert re.search(r"= f32\[256,30,30,4\]\{3,2,1,0\} fusion\(", program)
     # And the total is not copied from turn to turn.
     assert not re.search(r"f32\[256,784,8\]\S* copy\(", program)
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "depthwise",
+        "4 * 4 weights a tap",
+        "filters as lanes",
+        "filters as lanes, a few images at a time",
+        "wide groups, large filter",
+        "large filter",
+        "slabs of rows",
+        "31x31",
+        "1-D, long filter",
+    ],
+)
+def test_loops_are_not_functions_that_run_on_one_core(name, role):
+    lhs, rhs = (operands(CASES[name], np.float32)[operand] for operand in role.operands)
+
+    def compute(lhs, rhs):
+        return _primitive.bind(
+            role, lhs, rhs, CASES[name][-1], dtype=lhs.dtype, implementation=None
+        )
+
+    # With two mapped operands, where pairs take turns too.
+    for function in (compute, jax.vmap(compute)):
+        arrays = [jnp.asarray(lhs), jnp.asarray(rhs)]
+        if function is not compute:
+            arrays = [jnp.stack([array, array]) for array in arrays]
+        # So JAX 0.12 calls such functions.
+        assert "xla_cpu_small_call" not in jax.jit(function).lower(*arrays).compile().as_text()
 
 
 @pytest.mark.parametrize(

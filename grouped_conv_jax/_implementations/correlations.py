@@ -205,7 +205,7 @@ def _in_slabs(
 
     count, rest = divmod(convolution.outputs[0], rows)
     zeros = jnp.zeros((*convolution.filter_size, image.shape[-1]), accumulator(image, cotangent))
-    total = lax.fori_loop(0, count, lambda i, total: total + of_slab(i * rows, rows), zeros)
+    total = turns.repeat(count, lambda i, total: total + of_slab(i * rows, rows), zeros)
     return total + of_slab(count * rows, rest) if rest else total
 
 
@@ -228,11 +228,11 @@ def _in_turns(
         padded, image=(size, *padded.image[1:]), filter_size=(rows, *convolution.filter_size[1:])
     )
 
-    def of_turn(start: jax.Array) -> jax.Array:
-        met = lax.dynamic_slice_in_dim(image, start, size, 1)
+    def of_turn(index: jax.Array) -> jax.Array:
+        met = lax.dynamic_slice_in_dim(image, index * (rows * dilation), size, 1)
         return correlate(met, cotangent, turn) if few else _accumulated(met, cotangent, turn)
 
-    gradients = lax.map(of_turn, jnp.arange(count) * (rows * dilation))
+    gradients = turns.stack(count, of_turn)
     return gradients.reshape(-1, *gradients.shape[2:])[: convolution.filter_size[0]]
 
 
@@ -261,6 +261,6 @@ def _accumulated(image: jax.Array, cotangent: jax.Array, convolution: Convolutio
         ]
 
     zeros = jnp.zeros((cotangent.shape[0], 1, *cotangent.shape[2:]), dtype)
-    totals = lax.fori_loop(0, convolution.outputs[0], add, [zeros] * len(taps))
+    totals = turns.repeat(convolution.outputs[0], add, [zeros] * len(taps))
     sums = [total.sum(tuple(range(total.ndim - 1))) for total in totals]
     return jnp.stack(sums).reshape(*convolution.filter_size, -1)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from grouped_conv_jax._convolution import Convolution, Role, accumulator
-from grouped_conv_jax._implementations import parts, phases, shifts
+from grouped_conv_jax._implementations import parts, phases, shifts, turns
 
 # Vectors of eight are what XLA:CPU makes of float32, whatever the processor has.
 _LANES = 8
@@ -81,7 +81,7 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
         return lax.dynamic_update_slice_in_dim(y, part, start, 0)
 
     shape = convolution.shape(Role.FORWARD, x.shape, filters.shape)
-    return lax.fori_loop(0, count, add_images, jnp.zeros(shape, dtype))
+    return turns.repeat(count, add_images, jnp.zeros(shape, dtype))
 
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
@@ -94,16 +94,16 @@ def _sums(x: jax.Array, filters: jax.Array, convolution: Convolution, taken: int
     rank, groups, batch = len(convolution.image), convolution.groups, x.shape[0]
     dtype = accumulator(x, filters)
     channels, blocks = filters.shape[-2], filters.shape[-1] // groups // _LANES
-    turns = channels // taken
+    count = channels // taken
     # Of no more than half of the channels there is a copy at a time, fewer if padding adds much.
     zeros = math.prod(convolution.padded) / math.prod(convolution.image)
-    copies = parts.divisor_about(turns, max(2, math.ceil(zeros)))
+    copies = parts.divisor_about(count, max(2, math.ceil(zeros)))
     copied = channels // copies
 
     images = x.reshape(*x.shape[:-1], groups, channels)
-    # (*filter, C, G*F) to (turns, taps * c, G, blocks, lanes)
-    weights = filters.astype(dtype).reshape(-1, turns, taken, groups, blocks, _LANES)
-    weights = jnp.swapaxes(weights, 0, 1).reshape(turns, -1, groups, blocks, _LANES)
+    # (*filter, C, G*F) to (count, taps * c, G, blocks, lanes)
+    weights = filters.astype(dtype).reshape(-1, count, taken, groups, blocks, _LANES)
+    weights = jnp.swapaxes(weights, 0, 1).reshape(count, -1, groups, blocks, _LANES)
     offsets = [
         range(0, size * step, step)
         for size, step in zip(convolution.filter_size, convolution.dilation, strict=True)
@@ -125,25 +125,25 @@ def _sums(x: jax.Array, filters: jax.Array, convolution: Convolution, taken: int
 
     def add_copy(copy: jax.Array, total: jax.Array) -> jax.Array:
         part = lax.dynamic_slice_in_dim(images, copy * copied, copied, -1).astype(dtype)
-        edges = [(0, 0), *convolution.padding, (0, 0), (0, 0)]
-        padded = lax.pad(part, jnp.zeros((), dtype), [(a, b, 0) for a, b in edges])
-        inside = jnp.moveaxis(padded, -2, 0)  # (G, B, *image, c)
+        inside = jnp.moveaxis(part, -2, 0)  # (G, B, *image, c)
         # With axes joined that were not neighbours there is a copy, which sums in a loop read.
-        joined = inside.reshape(groups * batch, -1, copied)
+        joined = inside.reshape(-1, *inside.shape[2:])
+        edges = [(0, 0), *convolution.padding, (0, 0)]
+        padded = lax.pad(joined, jnp.zeros((), dtype), [(a, b, 0) for a, b in edges])
 
         def add_turn(turn: jax.Array, total: jax.Array) -> jax.Array:
-            image = joined.reshape(inside.shape)
+            image = padded.reshape(groups, batch, *padded.shape[1:])
             image = lax.dynamic_slice_in_dim(image, turn * taken, taken, -1)
-            own = lax.dynamic_index_in_dim(weights, copy * (turns // copies) + turn, keepdims=False)
+            own = lax.dynamic_index_in_dim(weights, copy * (count // copies) + turn, keepdims=False)
             terms = enumerate(itertools.product(*offsets, range(taken)))
             products = [product(image, offset, own[i]) for i, offset in terms]
             return total + shifts.add_up([products]).reshape(total.shape)
 
-        return lax.fori_loop(0, turns // copies, add_turn, total)
+        return turns.repeat(count // copies, add_turn, total)
 
     sizes = (groups, blocks, batch, *convolution.outputs, _LANES)
     flat = (groups * blocks * batch, math.prod(convolution.outputs), _LANES)
-    total = lax.fori_loop(0, copies, add_copy, jnp.zeros(flat, dtype))
+    total = turns.repeat(copies, add_copy, jnp.zeros(flat, dtype))
     # (G, blocks, B, *outputs, lanes) to (B, *outputs, G, blocks, lanes)
     y = jnp.moveaxis(total.reshape(sizes), (0, 1), (-3, -2))
     return y.reshape(*y.shape[: rank + 1], -1)

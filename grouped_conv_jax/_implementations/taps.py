@@ -164,7 +164,7 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
 
     if channels * filters == 1:
         return correlations.correlate(x, y, convolution)[..., None, :]
-    gradients = lax.map(of_pair, jnp.arange(channels * filters))
+    gradients = turns.stack(channels * filters, of_pair)
     # (C, F, *filter, G) to (*filter, C, G * F)
     split = gradients.reshape(channels, filters, *gradients.shape[1:])
     whole = jnp.moveaxis(split, (0, 1), (-3, -1))

@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,28 @@ from jax.typing import DTypeLike
 from grouped_conv_jax._implementations.regions import Region, Shift
 
 
+def repeat(count: int, turn: Callable[[jax.Array, Any], Any], total: Any) -> Any:
+    """Applies ``turn`` to each number below ``count`` and a total, as ``lax.fori_loop`` does."""
+    return lax.fori_loop(0, count, lambda i, total: turn(_on_all_cores(i), total), total)
+
+
+def stack(count: int, compute: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """What ``compute`` makes of each number below ``count``, on a new first axis."""
+    return lax.map(lambda i: compute(_on_all_cores(i)), jnp.arange(count))
+
+
+def _on_all_cores(number: jax.Array) -> jax.Array:
+    """The number, for a loop to use.
+
+    XLA:CPU of JAX 0.12 makes of a loop one function, which runs on one core, unless there is an
+    operation in it that it leaves to a library. To sort two numbers is one that takes no time.
+    """
+    return lax.sort(jnp.stack([number, number]))[0]
+
+
 def take(turns: Sequence[Callable[[jax.Array], jax.Array]], total: jax.Array) -> jax.Array:
     """Applies functions to a total, each to what the one before it returned."""
-    return lax.fori_loop(0, len(turns), lambda i, total: lax.switch(i, turns, total), total)
+    return repeat(len(turns), lambda i, total: lax.switch(i, turns, total), total)
 
 
 def take_groups(
@@ -49,7 +69,7 @@ def take_groups(
         start = i * (shape[-1] // count)
         return lax.dynamic_update_slice_in_dim(result, compute(*map(of_part, arrays)), start, -1)
 
-    return lax.fori_loop(0, count, add_part, jnp.zeros(shape, dtype))
+    return repeat(count, add_part, jnp.zeros(shape, dtype))
 
 
 def add_rows(
@@ -116,7 +136,7 @@ def add_rows(
             alike,
         )
 
-    return lax.fori_loop(0, len(loops), add_loop, total)
+    return repeat(len(loops), add_loop, total)
 
 
 def _rows_compiled(shifts: Sequence[Shift], most: int) -> int:
