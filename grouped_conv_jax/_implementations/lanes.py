@@ -32,8 +32,8 @@ def suits(role: Role, batch: int, channels: int, filters: int, convolution: Conv
     """Whether forward pass or input gradient can be computed by this, and is better so.
 
     Measured on two x86-64 cores with AVX-512, 8 images of 7x7 to 112x112 pixels and 3x3 filters,
-    against blocks: with 8 to 32 channels and filters 0.5 to 0.75 of the time, with a stride 0.5 to
-    1.
+    against blocks: with 8 to 32 channels and filters 0.5 to 0.75 of the time, with a stride 0.55 to
+    1.2.
 
     Args:
         role: which of the two.
