@@ -71,6 +71,10 @@ def test_filter_gradients_of_every_sample_are_right_and_no_convolutions(name):
         pytest.param(
             case((7, 7), (5, 5), 16, 16, 48, batch=8, pad=2), id="filters as lanes, small"
         ),
+        pytest.param(
+            case((14, 14), (3, 3), 32, 32, 32, batch=8, stride=2, pad=1),
+            id="filters as lanes, small and strided",
+        ),
         pytest.param(case((13, 13), (5, 5), 48, 48, 2, batch=8, pad=2), id="two groups"),
         pytest.param(case((28, 28), (29, 29), 1, 1, 256, batch=8, pad=14), id="29x29"),
         pytest.param(case((14, 14), (7, 7), 16, 16, 4, batch=8, pad=3), id="many channels, 7x7"),
