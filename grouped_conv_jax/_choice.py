@@ -101,7 +101,9 @@ def choose(
     if platform == "cpu":
         if can and _too_few_for_matrices(role, convolution, channels, filters):
             return Choice("taps", f"{channels} * {filters} weights a tap: too few for matrices")
-        return Choice("blocks", f"{channels} * {filters} weights a tap: enough for matrices")
+        return Choice(
+            "blocks", f"{channels} * {filters} weights a tap: enough for vectors or matrices"
+        )
     # Not measured yet: what XLA's sources and users' reports support, no more.
     few = channels * filters <= _FEW_ON_GPU
     few = can and few and math.prod(convolution.filter_size) <= _TAPS_ON_GPU

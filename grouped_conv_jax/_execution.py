@@ -43,7 +43,7 @@ def compute(
             inner = stacks[depth + 1 :]
             function = _joined(function, images, sum(one[images] for one in inner), len(inner))
         elif all(level) and choice.loops_over_stacks(role, convolution):
-            function = functools.partial(_loop, function)
+            function = functools.partial(turns.stack_of_pairs, function)
         else:
             function = jax.vmap(
                 function, in_axes=tuple(0 if stacked else None for stacked in level)
@@ -77,16 +77,6 @@ def _joined(
         return jnp.moveaxis(split, out, 0)
 
     return joined
-
-
-def _loop(function: Callable[..., jax.Array], lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    def of_pair(index: jax.Array) -> jax.Array:
-        lhs_of_pair, rhs_of_pair = (
-            jax.lax.dynamic_index_in_dim(operand, index, keepdims=False) for operand in (lhs, rhs)
-        )
-        return function(lhs_of_pair, rhs_of_pair)
-
-    return turns.stack(lhs.shape[0], of_pair)
 
 
 def choose(

@@ -15,6 +15,22 @@ from grouped_conv_jax import _primitive
 from grouped_conv_jax._convolution import Role
 
 
+def compiled(role, shapes, implementation=None, mapped=False):
+    """A role's program; of pairs of operands, one for each of two indices, if they are mapped."""
+    arrays = [operands(shapes, np.float32)[operand] for operand in role.operands]
+    compute = functools.partial(
+        _primitive.bind,
+        role,
+        convolution=shapes[-1],
+        dtype=np.dtype(np.float32),
+        implementation=implementation,
+    )
+    if mapped:
+        compute = jax.vmap(compute)
+        arrays = [np.stack([array, array]) for array in arrays]
+    return jax.jit(compute).lower(*arrays).compile()
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -83,36 +99,17 @@ def test_filter_gradients_of_every_sample_are_right_and_no_convolutions(name):
     ],
 )
 def test_temporary_arrays_are_no_larger_than_inputs_and_outputs_or_lax_s(shapes, role):
-    arrays = operands(shapes, np.float32)
-    lhs, rhs = (arrays[operand] for operand in role.operands)
-
     def temporary(implementation):
-        compute = functools.partial(
-            _primitive.bind,
-            role,
-            convolution=shapes[-1],
-            dtype=np.dtype(np.float32),
-            implementation=implementation,
-        )
-        return jax.jit(compute).lower(lhs, rhs).compile().memory_analysis().temp_size_in_bytes
+        return compiled(role, shapes, implementation).memory_analysis().temp_size_in_bytes
 
-    limit = max(sum(array.nbytes for array in arrays.values()), temporary("lax"))
+    arrays = operands(shapes, np.float32).values()
+    limit = max(sum(array.nbytes for array in arrays), temporary("lax"))
     assert temporary(None) <= limit
 
 
 @pytest.mark.parametrize("role", [Role.FORWARD, Role.INPUT_GRADIENT])
-def test_filters_are_lanes_of_sums_that_are_vectorized_and_parallel(role):
-    shapes = case((28, 28), (3, 3), 8, 8, 32, batch=8, pad=1)
-    arrays = operands(shapes, np.float32)
-    lhs, rhs = (arrays[operand] for operand in role.operands)
-    compute = functools.partial(
-        _primitive.bind,
-        role,
-        convolution=shapes[-1],
-        dtype=np.dtype(np.float32),
-        implementation=None,
-    )
-    program = jax.jit(compute).lower(lhs, rhs).compile().as_text()
+def test_filters_are_lanes_of_sums_that_all_cores_add_up_in_place(role):
+    program = compiled(role, case((28, 28), (3, 3), 8, 8, 32, batch=8, pad=1)).as_text()
     assert " convolution(" not in program
     # The sum adds to what it gets, in the layout that it is to be read in, on all cores.
     sums = re.findall(r"= f32\[256,784,8\]\{2,1,0\} fusion\(.*", program)
@@ -130,6 +127,8 @@ def test_filters_are_lanes_of_sums_that_are_vectorized_and_parallel(role):
     [
         "depthwise",
         "4 * 4 weights a tap",
+        "many channels per group",
+        "many channels in many groups",
         "filters as lanes",
         "filters as lanes, a few images at a time",
         "wide groups, large filter",
@@ -140,20 +139,10 @@ def test_filters_are_lanes_of_sums_that_are_vectorized_and_parallel(role):
     ],
 )
 def test_loops_are_not_functions_that_run_on_one_core(name, role):
-    lhs, rhs = (operands(CASES[name], np.float32)[operand] for operand in role.operands)
-
-    def compute(lhs, rhs):
-        return _primitive.bind(
-            role, lhs, rhs, CASES[name][-1], dtype=lhs.dtype, implementation=None
-        )
-
-    # With two mapped operands, where pairs take turns too.
-    for function in (compute, jax.vmap(compute)):
-        arrays = [jnp.asarray(lhs), jnp.asarray(rhs)]
-        if function is not compute:
-            arrays = [jnp.stack([array, array]) for array in arrays]
+    # With two mapped operands pairs take turns too.
+    for mapped in (False, True):
         # So JAX 0.12 calls such functions.
-        assert "xla_cpu_small_call" not in jax.jit(function).lower(*arrays).compile().as_text()
+        assert "xla_cpu_small_call" not in compiled(role, CASES[name], mapped=mapped).as_text()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from grouped_conv_jax._implementations import (
     phases,
     pointwise,
     products,
+    turns,
 )
 
 # Narrower matrix products leave the vector units idle, wider ones multiply more zeros.
@@ -94,7 +95,7 @@ def _each(
     """Joins what ``compute`` makes of each block, on the last axis."""
     if len(lhs) <= _UNROLLED_BLOCKS:
         return jnp.concatenate([compute(*block) for block in zip(lhs, rhs, strict=True)], -1)
-    stacked = jax.lax.map(lambda block: compute(*block), (jnp.stack(lhs), jnp.stack(rhs)))
+    stacked = turns.stack_of_pairs(compute, jnp.stack(lhs), jnp.stack(rhs))
     joined = jnp.moveaxis(stacked, 0, -2)
     return joined.reshape(*joined.shape[:-2], -1)
 

@@ -25,8 +25,6 @@ _WIDEST = 32
 # Outputs of an image from which on an input gradient with a stride gains: of fewer, the weights of
 # all phases, and their copies, are as large as the images.
 _FEWEST_STRIDED = 512
-# XLA:CPU computes smaller sums on one core.
-_PARALLEL_BYTES = 1 << 20
 # Images of more bytes take turns: what is copied of them would not stay in the caches.
 _TURN_BYTES = 9 << 20
 
@@ -59,8 +57,8 @@ def suits(role: Role, batch: int, channels: int, filters: int, convolution: Conv
         summed, lanes = filters, channels * math.prod(convolution.strides)
     if lanes % _LANES or not _channels_a_turn(summed, math.prod(taps)):
         return False
-    numbers = batch * math.prod(outputs) * lanes * convolution.groups
-    return 4 * numbers >= _PARALLEL_BYTES
+    float32_bytes = 4 * batch * math.prod(outputs) * lanes * convolution.groups
+    return float32_bytes >= turns.PARALLEL_BYTES
 
 
 def _channels_a_turn(channels: int, taps: int) -> int:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from grouped_conv_jax._convolution import Convolution, accumulator
-from grouped_conv_jax._implementations import parts, shifts
+from grouped_conv_jax._implementations import parts, shifts, turns
 
 # Of as many images at a time as take no more bytes than this. 2 to 8 MB take about as long; more
 # take up to twice as long, for want of cache and of memory that the program holds already.
@@ -94,12 +94,12 @@ def of_blocks(x: jax.Array, y: jax.Array, convolution: Convolution, merged: int)
             total = lax.dynamic_slice(gradient, starts, own.shape) + own
             return lax.dynamic_update_slice(gradient, total, starts)
 
-        return lax.fori_loop(0, plan.turns, add_rows, gradient)
+        return turns.repeat(plan.turns, add_rows, gradient)
 
     # (a, the other axes' taps, C, b, G*F), the order of the products.
     own_channels = channels // merged
     whole = (rows * math.prod(size[1:]), own_channels, plan.shifted, y.shape[-1])
-    gradient = lax.fori_loop(0, blocks * chunks, add, jnp.zeros(whole, dtype))
+    gradient = turns.repeat(blocks * chunks, add, jnp.zeros(whole, dtype))
     split = jnp.moveaxis(gradient.reshape(rows, *size[1:], *whole[1:]), -2, 1)
     return split.reshape(-1, *size[1:], own_channels, y.shape[-1])[: size[0]]
 

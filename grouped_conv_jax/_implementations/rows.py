@@ -27,8 +27,6 @@ _LOOPED_TERMS = 200
 # below this share of images and results. 2 to 8 parts take 0.7 to 1.3 times as long as all at once,
 # the larger ones less, since memory that a program gets from the system costs 2 us for 4 KB.
 _SHARE = 0.75
-# XLA:CPU computes smaller sums on one core, which takes 1.5 to 1.8 times as long.
-_PARALLEL_BYTES = 1 << 20
 # Arrays as large as the sum that one part has besides its images.
 _SUMS = 1.7
 # Fewer pixels than this would leave vector registers empty.
@@ -86,7 +84,7 @@ def parts_of_groups(role: Role, lhs: jax.Array, rhs: jax.Array, convolution: Con
     parallel = (
         count
         for count in parts.divisors(convolution.groups)
-        if needed <= count <= wanted and result / count >= _PARALLEL_BYTES
+        if needed <= count <= wanted and result / count >= turns.PARALLEL_BYTES
     )
     return max(parallel, default=wanted)
 
