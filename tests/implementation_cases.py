@@ -136,6 +136,15 @@ CASES = {
     "few taps, lanes that no block divides": case((4, 5), (2, 3), 1, 1, 131, pad=1),
     "eleven taps in a row": case((3, 14), (1, 11), 1, 1, 4, pad=((0, 0), (5, 5))),
     "eleven taps in a column": case((14, 3), (11, 1), 1, 2, 4, pad=((5, 5), (0, 0))),
+    "strips": case((24, 23), (7, 7), 1, 1, 96, batch=5, pad=3),
+    "strips, cropped and dilated": case(
+        (34, 30), (6, 7), 1, 1, 64, batch=8, dilation=(2, 3), pad=((5, -2), (-1, 9))
+    ),
+    "strips, strided": case(
+        (41, 53), (9, 8), 1, 1, 56, batch=9, stride=(2, 3), pad=((4, 3), (2, 4))
+    ),
+    "strips, a loop over parts": case((21, 20), (21, 21), 1, 1, 72, batch=1, pad=10),
+    "strips, 1-D": case((500,), (51,), 1, 1, 64, batch=8, pad=25),
     "15x15, rows apart": case((9, 8), (15, 15), 1, 1, 2, batch=1, stride=2, dilation=4, pad=28),
     "31x31, rows apart": case((9, 8), (31, 31), 1, 1, 2, batch=1, stride=2, dilation=4, pad=60),
     "31x31, uneven rows": case((9, 8), (31, 31), 1, 1, 2, batch=1, stride=2, dilation=3, pad=45),
@@ -171,6 +180,7 @@ CASES = {
 LONG_SUMS = {
     "depthwise": case((24, 24), (5, 5), 1, 1, 16, batch=4, pad=2),
     "depthwise, large filter": case((24, 24), (13, 13), 1, 1, 4, pad=6),
+    "depthwise, strips": case((24, 24), (11, 11), 1, 1, 64, batch=4, pad=5),
     "depthwise, 27x27": case((32, 32), (27, 27), 1, 1, 4, pad=13),
     "few channels per group": case((20, 20), (3, 3), 2, 2, 8, batch=4, stride=2, pad=1),
     "many channels per group": case((14, 14), (3, 3), 16, 16, 4, batch=4, pad=1),

@@ -92,6 +92,12 @@ def test_filter_gradients_of_every_sample_are_right_and_no_convolutions(name):
             id="filters as lanes, small and strided",
         ),
         pytest.param(case((13, 13), (5, 5), 48, 48, 2, batch=8, pad=2), id="two groups"),
+        pytest.param(case((28, 28), (7, 7), 1, 1, 192, batch=8, pad=3), id="strips"),
+        pytest.param(case((7, 7), (7, 7), 1, 1, 768, batch=8, pad=3), id="strips, small"),
+        pytest.param(case((56, 56), (9, 9), 1, 1, 96, batch=4, stride=2, pad=4), id="strips, s2"),
+        pytest.param(case((14, 14), (11, 11), 1, 1, 384, batch=8, pad=5), id="strips, 11x11"),
+        pytest.param(case((28, 28), (21, 21), 1, 1, 128, batch=2, pad=10), id="strips, a loop"),
+        pytest.param(case((1024,), (255,), 1, 1, 64, batch=8, pad=127), id="strips, 1-D"),
         pytest.param(case((28, 28), (29, 29), 1, 1, 256, batch=8, pad=14), id="29x29"),
         pytest.param(case((14, 14), (7, 7), 16, 16, 4, batch=8, pad=3), id="many channels, 7x7"),
         pytest.param(case((1024,), (101,), 1, 1, 32, batch=4, pad=50), id="1-D, long filter"),
@@ -121,6 +127,28 @@ def test_filters_are_lanes_of_sums_that_all_cores_add_up_in_place(role):
     assert not re.search(r"f32\[256,784,8\]\S* copy\(", program)
 
 
+@pytest.mark.parametrize("role", [Role.FORWARD, Role.INPUT_GRADIENT])
+@pytest.mark.parametrize(
+    ("shapes", "strips", "sums"),
+    [
+        # Two parts of the groups, 49 terms in two turns each.
+        pytest.param(
+            case((28, 28), (7, 7), 1, 1, 192, batch=8, pad=3), "12,8,28,28,8", 4, id="all parts"
+        ),
+        # One of four parts, 289 terms in ten turns.
+        pytest.param(
+            case((30, 28), (17, 17), 1, 1, 128, batch=4, pad=8), "4,4,30,28,8", 10, id="a loop"
+        ),
+    ],
+)
+def test_strips_lie_one_after_the_other_and_all_cores_add_them_up(shapes, strips, sums, role):
+    program = compiled(role, shapes).as_text()
+    found = re.findall(rf"%\S*add\S* = f32\[{strips}\]{{4,3,2,1,0}} fusion\(.*", program)
+    assert len(found) == sums
+    assert all("outer_dimension_partitions" in one for one in found)
+    assert not re.search(rf"f32\[{strips}\]\S* copy\(", program)
+
+
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize(
     "name",
@@ -131,6 +159,8 @@ def test_filters_are_lanes_of_sums_that_all_cores_add_up_in_place(role):
         "many channels in many groups",
         "filters as lanes",
         "filters as lanes, a few images at a time",
+        "strips",
+        "strips, a loop over parts",
         "wide groups, large filter",
         "large filter",
         "slabs of rows",

@@ -46,18 +46,15 @@ def suits(role: Role, batch: int, channels: int, filters: int, convolution: Conv
     if min(channels, filters) > _WIDEST or not isinstance(batch, int):
         # An exported program's batch may not be known.
         return False
-    taps, outputs = convolution.filter_size, convolution.outputs
     summed, lanes = channels, filters
     if role == Role.INPUT_GRADIENT:
-        if max(convolution.strides) > 1 and math.prod(outputs) < _FEWEST_STRIDED:
+        if max(convolution.strides) > 1 and math.prod(convolution.outputs) < _FEWEST_STRIDED:
             return False
-        axes = phases.axes(convolution)
-        taps = tuple(axis.quotients[-1] // axis.dilation + 1 for axis in axes)
-        outputs = tuple(axis.count for axis in axes)
         summed, lanes = filters, channels * math.prod(convolution.strides)
-    if lanes % _LANES or not _channels_a_turn(summed, math.prod(taps)):
+        convolution = phases.as_forward(convolution)
+    if lanes % _LANES or not _channels_a_turn(summed, math.prod(convolution.filter_size)):
         return False
-    float32_bytes = 4 * batch * math.prod(outputs) * lanes * convolution.groups
+    float32_bytes = 4 * batch * math.prod(convolution.outputs) * lanes * convolution.groups
     return float32_bytes >= turns.PARALLEL_BYTES
 
 

@@ -65,6 +65,19 @@ def axes(convolution: Convolution) -> list[PhasedAxis]:
     return result
 
 
+def as_forward(convolution: Convolution) -> Convolution:
+    """The convolution at stride one, of ``y`` with the filters of all phases."""
+    phased_axes = axes(convolution)
+    return dataclasses.replace(
+        convolution,
+        image=convolution.outputs,
+        filter_size=tuple(axis.quotients[-1] // axis.dilation + 1 for axis in phased_axes),
+        strides=(1,) * len(phased_axes),
+        padding=tuple(axis.padding for axis in phased_axes),
+        dilation=tuple(axis.dilation for axis in phased_axes),
+    )
+
+
 def input_gradient(
     filters: jax.Array, y: jax.Array, convolution: Convolution, forward: Forward
 ) -> jax.Array:
@@ -84,15 +97,7 @@ def input_gradient(
     taps, strides = range(0, 2 * rank, 2), range(1, 2 * rank, 2)
     kernel = jnp.transpose(split, [*taps, 2 * rank + 2, 2 * rank + 1, *strides, 2 * rank])
     kernel = kernel.reshape(*kernel.shape[: rank + 1], -1)
-    unit = dataclasses.replace(
-        convolution,
-        image=convolution.outputs,
-        filter_size=kernel.shape[:rank],
-        strides=(1,) * rank,
-        padding=tuple(axis.padding for axis in phased_axes),
-        dilation=tuple(axis.dilation for axis in phased_axes),
-    )
-    phased = forward(y, kernel, unit)
+    phased = forward(y, kernel, as_forward(convolution))
     # (B, M1, M2, ..., G, s1, s2, ..., C) to (B, M1, s1, M2, s2, ..., G * C)
     phased = phased.reshape(*phased.shape[:-1], groups, *convolution.strides, -1)
     pairs = [position for i in range(rank) for position in (1 + i, 2 + rank + i)]

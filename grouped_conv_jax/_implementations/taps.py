@@ -23,6 +23,7 @@ from grouped_conv_jax._implementations import (
     regions,
     rows,
     shifts,
+    strips,
     turns,
 )
 
@@ -49,10 +50,13 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
     """``y`` ``(B, *outputs, G*F)``."""
     if pixels.suits(convolution, convolution.image):
         return pixels.forward(x, filters, convolution)
-    if rows.suits(convolution, x.shape[0], filters.shape[-2]):
+    channels, planes = filters.shape[-2], math.prod(filters.shape[-2:]) // convolution.groups
+    if strips.suits(Role.FORWARD, x.shape[0], planes, convolution):
+        return strips.forward(x, filters, convolution)
+    if rows.suits(convolution, x.shape[0], channels):
         count = rows.parts_of_groups(Role.FORWARD, x, filters, convolution)
         return _in_parts(Role.FORWARD, rows.forward, x, filters, convolution, count)
-    count = _parts_of_groups(convolution, filters.shape[-2])
+    count = _parts_of_groups(convolution, channels)
     return _in_parts(Role.FORWARD, _forward, x, filters, convolution, count)
 
 
@@ -60,11 +64,14 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     """``x`` ``(B, *image, G*C)``."""
     if pixels.suits(convolution, convolution.outputs):
         return pixels.input_gradient(filters, y, convolution)
-    planes = filters.shape[-1] // convolution.groups
-    if rows.suits(convolution, y.shape[0], planes):
+    per_group = filters.shape[-1] // convolution.groups
+    planes = filters.shape[-2] * per_group
+    if strips.suits(Role.INPUT_GRADIENT, y.shape[0], planes, convolution):
+        return strips.input_gradient(filters, y, convolution)
+    if rows.suits(convolution, y.shape[0], per_group):
         count = rows.parts_of_groups(Role.INPUT_GRADIENT, filters, y, convolution)
         return _in_parts(Role.INPUT_GRADIENT, rows.input_gradient, filters, y, convolution, count)
-    count = _parts_of_groups(convolution, planes)
+    count = _parts_of_groups(convolution, per_group)
     return _in_parts(Role.INPUT_GRADIENT, _input_gradient, filters, y, convolution, count)
 
 

@@ -52,6 +52,20 @@ def _on_all_cores(number: jax.Array) -> jax.Array:
     return lax.sort(jnp.stack([number, number]))[0]
 
 
+def zero_after(array: jax.Array) -> jax.Array:
+    """A zero that XLA takes to depend on ``array``: what is padded with it is made afterwards."""
+    flag = (array[(0,) * array.ndim] != 0).astype(jnp.int32)
+    return lax.sort(jnp.stack([flag, jnp.zeros_like(flag)]))[0]
+
+
+def apart(array: jax.Array) -> jax.Array:
+    """The same array, over which XLA fuses nothing.
+
+    It comes from a loop, of no turns, which XLA does not know.
+    """
+    return lax.fori_loop(0, zero_after(array), lambda _, array: -array, array)
+
+
 def take(turns: Sequence[Callable[[jax.Array], jax.Array]], total: jax.Array) -> jax.Array:
     """Applies functions to a total, each to what the one before it returned."""
     return repeat(len(turns), lambda i, total: lax.switch(i, turns, total), total)
