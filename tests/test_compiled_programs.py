@@ -143,7 +143,7 @@ def test_filters_are_lanes_of_sums_that_all_cores_add_up_in_place(role):
 )
 def test_strips_lie_one_after_the_other_and_all_cores_add_them_up(shapes, strips, sums, role):
     program = compiled(role, shapes).as_text()
-    found = re.findall(rf"%\S*add\S* = f32\[{strips}\]{{4,3,2,1,0}} fusion\(.*", program)
+    found = re.findall(rf"%add_add\S* = f32\[{strips}\]{{4,3,2,1,0}} fusion\(.*", program)
     assert len(found) == sums
     assert all("outer_dimension_partitions" in one for one in found)
     assert not re.search(rf"f32\[{strips}\]\S* copy\(", program)
