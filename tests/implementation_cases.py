@@ -144,6 +144,7 @@ CASES = {
         (41, 53), (9, 8), 1, 1, 56, batch=9, stride=(2, 3), pad=((4, 3), (2, 4))
     ),
     "strips, a loop over parts": case((21, 20), (21, 21), 1, 1, 72, batch=1, pad=10),
+    "strips, no outputs": case((6, 60), (7, 7), 1, 1, 128, batch=8),
     "strips, 1-D": case((500,), (51,), 1, 1, 64, batch=8, pad=25),
     "15x15, rows apart": case((9, 8), (15, 15), 1, 1, 2, batch=1, stride=2, dilation=4, pad=28),
     "31x31, rows apart": case((9, 8), (31, 31), 1, 1, 2, batch=1, stride=2, dilation=4, pad=60),
