@@ -1,5 +1,6 @@
 """Which implementation computes a role, for a platform and a shape, and why."""
 
+import functools
 import math
 from collections.abc import Callable
 from types import ModuleType
@@ -34,9 +35,13 @@ class Choice(NamedTuple):
     implementation: str
     reason: str
 
-    def function(self, role: Role) -> Callable[..., jax.Array]:
+    def function(self, role: Role, platform: str) -> Callable[..., jax.Array]:
         """Computes the role from its operands and the description of the convolution."""
-        return getattr(_MODULES[self.implementation], role.name.lower())
+        function = getattr(_MODULES[self.implementation], role.name.lower())
+        if self.implementation == "taps" and role != Role.FILTER_GRADIENT:
+            # On a GPU the loops that keep strips apart would only be waited for.
+            return functools.partial(function, in_strips=platform == "cpu")
+        return function
 
     def loops_over_stacks(self, role: Role, convolution: Convolution) -> bool:
         """Whether operands that are both mapped by ``vmap`` are computed one pair at a time.

@@ -33,7 +33,7 @@ def compute(
     if role != Role.FORWARD:
         convolution = dataclasses.replace(convolution, preferred_element_type=None)
     function: Callable[..., jax.Array] = functools.partial(
-        choice.function(role), convolution=convolution
+        choice.function(role, platform), convolution=convolution
     )
     # With preferred_element_type a cotangent may be wider than what it meets.
     common = lhs.dtype if lhs.dtype == rhs.dtype else accumulator(lhs, rhs)

@@ -149,6 +149,24 @@ def test_strips_lie_one_after_the_other_and_all_cores_add_them_up(shapes, strips
     assert not re.search(rf"f32\[{strips}\]\S* copy\(", program)
 
 
+@pytest.mark.parametrize("role", [Role.FORWARD, Role.INPUT_GRADIENT])
+def test_a_gpu_s_sums_are_one_fusion_and_not_strips(role):
+    shapes = case((28, 28), (7, 7), 1, 1, 192, batch=8, pad=3)
+    arrays = [operands(shapes, np.float32)[operand] for operand in role.operands]
+
+    def compute(lhs, rhs):
+        return _primitive.bind(
+            role, lhs, rhs, shapes[-1], dtype=np.dtype(np.float32), implementation=None
+        )
+
+    def program(platform):
+        return jax.export.export(jax.jit(compute), platforms=[platform])(*arrays).mlir_module()
+
+    assert "stablehlo.while" in program("cpu")
+    assert "stablehlo.while" not in program("cuda")
+    assert "stablehlo.convolution" not in program("cuda")
+
+
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize(
     "name",

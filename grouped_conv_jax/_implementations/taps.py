@@ -46,12 +46,14 @@ def unsupported(role: Role, convolution: Convolution, channels: int, filters: in
     return None
 
 
-def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
-    """``y`` ``(B, *outputs, G*F)``."""
+def forward(
+    x: jax.Array, filters: jax.Array, convolution: Convolution, in_strips: bool = True
+) -> jax.Array:
+    """``y`` ``(B, *outputs, G*F)``; in strips, where they serve, is for XLA:CPU alone."""
     if pixels.suits(convolution, convolution.image):
         return pixels.forward(x, filters, convolution)
     channels, planes = filters.shape[-2], math.prod(filters.shape[-2:]) // convolution.groups
-    if strips.suits(Role.FORWARD, x.shape[0], planes, convolution):
+    if in_strips and strips.suits(Role.FORWARD, x.shape[0], planes, convolution):
         return strips.forward(x, filters, convolution)
     if rows.suits(convolution, x.shape[0], channels):
         count = rows.parts_of_groups(Role.FORWARD, x, filters, convolution)
@@ -60,13 +62,15 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
     return _in_parts(Role.FORWARD, _forward, x, filters, convolution, count)
 
 
-def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """``x`` ``(B, *image, G*C)``."""
+def input_gradient(
+    filters: jax.Array, y: jax.Array, convolution: Convolution, in_strips: bool = True
+) -> jax.Array:
+    """``x`` ``(B, *image, G*C)``, likewise."""
     if pixels.suits(convolution, convolution.outputs):
         return pixels.input_gradient(filters, y, convolution)
     per_group = filters.shape[-1] // convolution.groups
     planes = filters.shape[-2] * per_group
-    if strips.suits(Role.INPUT_GRADIENT, y.shape[0], planes, convolution):
+    if in_strips and strips.suits(Role.INPUT_GRADIENT, y.shape[0], planes, convolution):
         return strips.input_gradient(filters, y, convolution)
     if rows.suits(convolution, y.shape[0], per_group):
         count = rows.parts_of_groups(Role.INPUT_GRADIENT, filters, y, convolution)
