@@ -1,7 +1,8 @@
 """Computations that XLA keeps apart, one after the other.
 
 XLA fuses a sum with what is done to it, and sums that do not depend on one another it computes in
-any order, keeping the arrays of all. Branches of a switch in a loop are not fused and take turns.
+any order, keeping the arrays of all. It fuses neither branches of a switch in a loop, which take
+turns, nor what goes through a loop of no turns.
 """
 
 import functools
