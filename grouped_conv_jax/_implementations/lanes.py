@@ -104,10 +104,7 @@ def _sums(x: jax.Array, filters: jax.Array, convolution: Convolution, taken: int
     # (*filter, C, G*F) to (count, taps * c, G, blocks, lanes)
     weights = filters.astype(dtype).reshape(-1, count, taken, groups, blocks, _LANES)
     weights = jnp.swapaxes(weights, 0, 1).reshape(count, -1, groups, blocks, _LANES)
-    offsets = [
-        range(0, size * step, step)
-        for size, step in zip(convolution.filter_size, convolution.dilation, strict=True)
-    ]
+    offsets = shifts.offsets(convolution)
     extents = [
         (n - 1) * s + 1 for n, s in zip(convolution.outputs, convolution.strides, strict=True)
     ]

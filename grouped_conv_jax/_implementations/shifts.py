@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from grouped_conv_jax._convolution import accumulator
+from grouped_conv_jax._convolution import Convolution, accumulator
 from grouped_conv_jax._implementations import regions, turns
 
 # A sum with more weights than this is added up in turns: 0.4 to 1.2 times as long, and less to
@@ -210,6 +210,14 @@ def add_up(rows: Iterable[Sequence[jax.Array]]) -> jax.Array:
     """
     chains = [row[i : i + _CHAIN] for row in rows for i in range(0, len(row), _CHAIN)]
     return functools.reduce(operator.add, (functools.reduce(operator.add, c) for c in chains))
+
+
+def offsets(convolution: Convolution) -> list[range]:
+    """For each axis where the windows of its taps start in padded images."""
+    return [
+        range(0, size * step, step)
+        for size, step in zip(convolution.filter_size, convolution.dilation, strict=True)
+    ]
 
 
 def window(

@@ -7,7 +7,6 @@ many groups there are. A transposition joins the strips.
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -133,27 +132,12 @@ def _sum(images: jax.Array, weights: jax.Array, convolution: Convolution) -> jax
         convolution: which one.
     """
     vectors = jnp.expand_dims(weights, range(2, 3 + len(convolution.image)))
-    extents = [
-        (n - 1) * s + 1 for n, s in zip(convolution.outputs, convolution.strides, strict=True)
+    # The batch is an axis of one tap.
+    counts, strides = [images.shape[1], *convolution.outputs], [1, *convolution.strides]
+    terms = [
+        shifts.window(images, [0, *offset], counts, strides).astype(weights.dtype) * vectors[:, tap]
+        for tap, offset in enumerate(itertools.product(*shifts.offsets(convolution)))
     ]
-
-    def product(tap: int, offset: Sequence[int]) -> jax.Array:
-        stops = [start + size for start, size in zip(offset, extents, strict=True)]
-        window = lax.slice(
-            images,
-            (0, 0, *offset, 0),
-            (*images.shape[:2], *stops, _GROUPS),
-            (1, 1, *convolution.strides, 1),
-        )
-        return window.astype(weights.dtype) * vectors[:, tap]
-
-    offsets = itertools.product(
-        *(
-            range(0, taps * step, step)
-            for taps, step in zip(convolution.filter_size, convolution.dilation, strict=True)
-        )
-    )
-    terms = [product(tap, offset) for tap, offset in enumerate(offsets)]
     first, *others = (
         shifts.add_up([[terms[i] for i in turn]])
         for turn in parts.ranges(len(terms), _TERMS_A_TURN)
