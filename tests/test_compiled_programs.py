@@ -91,6 +91,8 @@ def test_filter_gradients_of_every_sample_are_right_and_no_convolutions(name):
             case((14, 14), (3, 3), 32, 32, 32, batch=8, stride=2, pad=1),
             id="filters as lanes, small and strided",
         ),
+        pytest.param(case((28, 28), (1, 1), 64, 64, 4, batch=8), id="1x1, sums over channels"),
+        pytest.param(case((56, 56), (1, 1), 16, 96, 1, batch=2), id="1x1, one narrow group"),
         pytest.param(case((13, 13), (5, 5), 48, 48, 2, batch=8, pad=2), id="two groups"),
         pytest.param(case((28, 28), (7, 7), 1, 1, 192, batch=8, pad=3), id="strips"),
         pytest.param(case((7, 7), (7, 7), 1, 1, 768, batch=8, pad=3), id="strips, small"),
@@ -150,6 +152,30 @@ def test_strips_lie_one_after_the_other_and_all_cores_add_them_up(shapes, strips
 
 
 @pytest.mark.parametrize("role", [Role.FORWARD, Role.INPUT_GRADIENT])
+def test_sums_over_the_channels_of_1x1_filters_copy_no_image_and_keep_the_groups_apart(role):
+    program = compiled(role, case((28, 28), (1, 1), 40, 40, 3, batch=8)).as_text()
+    # Three turns, on all cores. An axis of groups and filters would be one loop over both.
+    sums = re.findall(r"%add_add\S* = f32\[6272,3,40\]\{2,1,0\} fusion\(.*", program)
+    assert len(sums) == 3
+    assert all("outer_dimension_partitions" in one for one in sums)
+    assert " dot(" not in program
+    assert not re.search(r"f32\[(6272,3,40|8,28,28,120)\]\S* (copy|transpose)\(", program)
+
+
+@pytest.mark.parametrize("role", [Role.FORWARD, Role.INPUT_GRADIENT])
+def test_16_bit_numbers_that_meet_1x1_filters_are_matrix_products(role):
+    shapes = case((28, 28), (1, 1), 40, 40, 3, batch=8)
+    arrays = [operands(shapes, jnp.bfloat16)[operand] for operand in role.operands]
+
+    def compute(lhs, rhs):
+        return _primitive.bind(
+            role, lhs, rhs, shapes[-1], dtype=np.dtype(jnp.bfloat16), implementation=None
+        )
+
+    assert "stablehlo.dot_general" in jax.jit(compute).lower(*arrays).as_text()
+
+
+@pytest.mark.parametrize("role", [Role.FORWARD, Role.INPUT_GRADIENT])
 def test_a_gpu_s_sums_are_one_fusion_and_not_strips(role):
     shapes = case((28, 28), (7, 7), 1, 1, 192, batch=8, pad=3)
     arrays = [operands(shapes, np.float32)[operand] for operand in role.operands]
@@ -177,6 +203,7 @@ def test_a_gpu_s_sums_are_one_fusion_and_not_strips(role):
         "many channels in many groups",
         "filters as lanes",
         "filters as lanes, a few images at a time",
+        "1x1, sums over channels",
         "strips",
         "strips, a loop over parts",
         "wide groups, large filter",

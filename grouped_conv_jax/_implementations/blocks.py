@@ -20,6 +20,7 @@ from grouped_conv_jax._implementations import (
     parts,
     phases,
     pointwise,
+    pointwise_sums,
     products,
     turns,
 )
@@ -42,9 +43,11 @@ def unsupported(role: Role, convolution: Convolution, channels: int, filters: in
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``."""
-    if lanes.suits(Role.FORWARD, x.shape[0], *_widths(filters, convolution), convolution):
-        return lanes.forward(x, filters, convolution)
-    narrower = min(_widths(filters, convolution))
+    widths = _widths(filters, convolution)
+    for sums in (pointwise_sums, lanes):
+        if sums.suits(Role.FORWARD, x, *widths, convolution):
+            return sums.forward(x, filters, convolution)
+    narrower = min(widths)
     dense, merged = _merge(convolution, narrower)
     blocks = _block_diagonal(filters, convolution.groups, merged)
     function = pointwise.forward if pointwise.suits(dense) else lax.forward
@@ -53,9 +56,11 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """``x`` ``(B, *image, G*C)``."""
-    if lanes.suits(Role.INPUT_GRADIENT, y.shape[0], *_widths(filters, convolution), convolution):
-        return lanes.input_gradient(filters, y, convolution)
-    narrower = min(_widths(filters, convolution))
+    widths = _widths(filters, convolution)
+    for sums in (pointwise_sums, lanes):
+        if sums.suits(Role.INPUT_GRADIENT, y, *widths, convolution):
+            return sums.input_gradient(filters, y, convolution)
+    narrower = min(widths)
     dense, merged = _merge(convolution, narrower)
     blocks = _block_diagonal(filters, convolution.groups, merged)
     function: Callable[..., jax.Array] = lax.input_gradient

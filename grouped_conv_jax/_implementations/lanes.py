@@ -29,7 +29,9 @@ _FEWEST_STRIDED = 512
 _TURN_BYTES = 9 << 20
 
 
-def suits(role: Role, batch: int, channels: int, filters: int, convolution: Convolution) -> bool:
+def suits(
+    role: Role, images: jax.Array, channels: int, filters: int, convolution: Convolution
+) -> bool:
     """Whether forward pass or input gradient can be computed by this, and is better so.
 
     Measured on two x86-64 cores with AVX-512, 8 images of 7x7 to 112x112 pixels and 3x3 filters,
@@ -38,11 +40,12 @@ def suits(role: Role, batch: int, channels: int, filters: int, convolution: Conv
 
     Args:
         role: which of the two.
-        batch: number of images.
+        images: the operand that has a batch.
         channels: per group.
         filters: per group.
         convolution: which one.
     """
+    batch = images.shape[0]
     if min(channels, filters) > _WIDEST or not isinstance(batch, int):
         # An exported program's batch may not be known.
         return False

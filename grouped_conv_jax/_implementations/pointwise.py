@@ -22,7 +22,7 @@ def suits(convolution: Convolution) -> bool:
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """``y`` ``(B, *outputs, F)`` of filters ``(*filter, C, F)``."""
-    pixels = _strided(x, convolution)
+    pixels = strided(x, convolution)
     return jax.lax.dot_general(
         pixels,
         filters.reshape(filters.shape[-2:]),
@@ -41,19 +41,12 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
         precision=convolution.precision,
         preferred_element_type=accumulator(filters, y),
     )
-    spread = [
-        (0, image - (outputs - 1) * stride - 1, stride - 1)
-        for image, outputs, stride in zip(
-            convolution.image, convolution.outputs, convolution.strides, strict=True
-        )
-    ]
-    zero = jnp.zeros((), pixels.dtype)
-    return jax.lax.pad(pixels, zero, [(0, 0, 0), *spread, (0, 0, 0)])
+    return spread(pixels, convolution)
 
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """Filters ``(*filter, C, F)``."""
-    pixels = _strided(x, convolution).reshape(-1, x.shape[-1])
+    pixels = strided(x, convolution).reshape(-1, x.shape[-1])
     cotangents = y.reshape(-1, y.shape[-1])
 
     def product(part: range | None) -> jax.Array:
@@ -73,6 +66,19 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
     return total.reshape(*convolution.filter_size, *total.shape)
 
 
-def _strided(x: jax.Array, convolution: Convolution) -> jax.Array:
+def strided(x: jax.Array, convolution: Convolution) -> jax.Array:
+    """The pixels of ``(B, *image, C)`` that outputs depend on, ``(B, *outputs, C)``."""
     steps = (slice(None, None, stride) for stride in convolution.strides)
     return x[(slice(None), *steps)]
+
+
+def spread(pixels: jax.Array, convolution: Convolution) -> jax.Array:
+    """``(B, *outputs, C)`` where :func:`strided` takes them from, zeros elsewhere."""
+    edges = [
+        (0, image - (outputs - 1) * stride - 1, stride - 1)
+        for image, outputs, stride in zip(
+            convolution.image, convolution.outputs, convolution.strides, strict=True
+        )
+    ]
+    zero = jnp.zeros((), pixels.dtype)
+    return jax.lax.pad(pixels, zero, [(0, 0, 0), *edges, (0, 0, 0)])
