@@ -101,6 +101,8 @@ def test_filter_gradients_of_every_sample_are_right_and_no_convolutions(name):
         pytest.param(case((28, 28), (21, 21), 1, 1, 128, batch=2, pad=10), id="strips, a loop"),
         pytest.param(case((1024,), (255,), 1, 1, 64, batch=8, pad=127), id="strips, 1-D"),
         pytest.param(case((28, 28), (29, 29), 1, 1, 256, batch=8, pad=14), id="29x29"),
+        pytest.param(case((14, 14), (27, 27), 1, 1, 64, batch=8, pad=13), id="pixels in strips"),
+        pytest.param(case((7, 7), (31, 31), 1, 1, 256, batch=1, pad=15), id="pixels, one image"),
         pytest.param(case((14, 14), (7, 7), 16, 16, 4, batch=8, pad=3), id="many channels, 7x7"),
         pytest.param(case((1024,), (101,), 1, 1, 32, batch=4, pad=50), id="1-D, long filter"),
         pytest.param(case((256,), (101,), 16, 16, 4, batch=8, pad=50), id="1-D, many channels"),
@@ -149,6 +151,15 @@ def test_strips_lie_one_after_the_other_and_all_cores_add_them_up(shapes, strips
     assert len(found) == sums
     assert all("outer_dimension_partitions" in one for one in found)
     assert not re.search(rf"f32\[{strips}\]\S* copy\(", program)
+
+
+@pytest.mark.parametrize("role", [Role.FORWARD, Role.INPUT_GRADIENT])
+def test_sums_over_the_pixels_of_small_images_lie_in_strips_of_all_images(role):
+    program = compiled(role, case((14, 14), (27, 27), 1, 1, 128, batch=8, pad=13)).as_text()
+    # 196 pixels in seven turns, for all images.
+    found = re.findall(r"%add_add\S* = f32\[16,8,14,14,8\]\{4,3,2,1,0\} fusion\(.*", program)
+    assert len(found) == 7
+    assert all("outer_dimension_partitions" in one for one in found)
 
 
 @pytest.mark.parametrize("role", [Role.FORWARD, Role.INPUT_GRADIENT])
@@ -206,6 +217,7 @@ def test_a_gpu_s_sums_are_one_fusion_and_not_strips(role):
         "1x1, sums over channels",
         "strips",
         "strips, a loop over parts",
+        "pixels in strips",
         "wide groups, large filter",
         "large filter",
         "slabs of rows",

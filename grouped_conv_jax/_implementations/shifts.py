@@ -95,7 +95,7 @@ def sum_of_shifts(
         # So many pixels that every window meets the zeros: of windows within the image XLA would
         # make windows of the image as it was, and read both.
         count = max(counts[i], (size - 1) // stride + 2)
-        padding[i], region = _whole(size, shifts[i], count, stride)
+        padding[i], region = whole(size, shifts[i], count, stride)
         axes[i] = [region]
     if any(map(any, padding)):
         images = [pad(image, padding) for image in images]
@@ -108,7 +108,7 @@ def sum_of_shifts(
     return regions.concatenate(axes, compute, 1)
 
 
-def _whole(
+def whole(
     size: int, shifts: Sequence[regions.Shift], count: int, stride: int
 ) -> tuple[tuple[int, int], regions.Region]:
     """How to pad an image for every term to be within it everywhere, and the one region then."""
@@ -134,7 +134,7 @@ def _sum_in_turns(
 ) -> jax.Array:
     """As :func:`sum_of_shifts`, of padded images."""
     sizes = images[0].shape[1:-1]
-    padding, axes = zip(*map(_whole, sizes, shifts, counts, strides), strict=True)
+    padding, axes = zip(*map(whole, sizes, shifts, counts, strides), strict=True)
     if any(map(any, padding)):
         images = [pad(image, padding) for image in images]
     first, *others = axes

@@ -7,6 +7,7 @@ many groups there are. A transposition joins the strips.
 
 import itertools
 import math
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -47,21 +48,27 @@ def suits(role: Role, batch: int, planes: int, convolution: Convolution) -> bool
     if role == Role.INPUT_GRADIENT:
         planes *= math.prod(convolution.strides)
         convolution = phases.as_forward(convolution)
-    # An exported program's batch may not be known.
-    if planes > 1 or convolution.groups % _GROUPS or not isinstance(batch, int):
-        return False
     terms = math.prod(convolution.filter_size)
-    if len(convolution.image) > 2 or not _FEWEST_TERMS <= terms <= _MOST_TERMS:
+    if planes > 1:
+        return False
+    if not are_enough(batch, convolution.groups, convolution.outputs, terms, _FEWEST_PRODUCTS):
         return False
     if terms <= shifts.UNROLLED_WEIGHTS:
         # Sums over groups then skip what lies between strided pixels, and beyond edges.
         larger = map(int.__gt__, convolution.effective_filter_size, convolution.image)
         if max(convolution.strides) > 1 or any(larger):
             return False
-    if batch * math.prod(convolution.outputs) * convolution.groups * terms < _FEWEST_PRODUCTS:
-        return False
     count, looped = _parts(convolution)
     return _zeros(convolution) + looped <= count
+
+
+def are_enough(batch: int, groups: int, outputs: Sequence[int], terms: int, products: int) -> bool:
+    """Whether the sums of so many terms make strips, of at least so many products in all."""
+    # An exported program's batch may not be known.
+    if groups % _GROUPS or len(outputs) > 2 or not isinstance(batch, int):
+        return False
+    enough = batch * math.prod(outputs) * groups * terms >= products
+    return enough and _FEWEST_TERMS <= terms <= _MOST_TERMS
 
 
 def _zeros(convolution: Convolution) -> float:
@@ -93,18 +100,24 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
         images, vectors = (
             lax.dynamic_slice_in_dim(array, part * size, size, -1) for array in (x, weights)
         )
-        return _sum(_strips(lax.pad(images, zero, edges)), _strips(vectors), convolution)
+        return sum_of_windows(
+            split(lax.pad(images, zero, edges)),
+            [*jnp.moveaxis(split(vectors), 1, 0)[:, :, None]],
+            itertools.product(*shifts.offsets(convolution)),
+            convolution.outputs,
+            convolution.strides,
+        )
 
     zero = jnp.zeros((), x.dtype)
     if looped:
         stacked = turns.stack(count, lambda part: of_part(part, zero))
-        return _joined(stacked.reshape(-1, *stacked.shape[2:]))
+        return join(stacked.reshape(-1, *stacked.shape[2:]))
     totals: list[jax.Array] = []
     for part in range(count):
         totals.append(of_part(part, zero))
         # The padded images of one part at a time.
         zero = turns.zero_after(totals[-1]).astype(x.dtype)
-    return _joined(lax.concatenate(totals, 0))
+    return join(lax.concatenate(totals, 0))
 
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
@@ -112,31 +125,41 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
     return phases.input_gradient(filters, y, convolution, forward)
 
 
-def _strips(array: jax.Array) -> jax.Array:
+def split(array: jax.Array) -> jax.Array:
     """``(..., G)`` to ``(strips, ..., groups of a strip)``."""
     return jnp.moveaxis(array.reshape(*array.shape[:-1], -1, _GROUPS), -2, 0)
 
 
-def _joined(strips: jax.Array) -> jax.Array:
-    """The inverse of :func:`_strips`."""
+def join(strips: jax.Array) -> jax.Array:
+    """The inverse of :func:`split`."""
     joined = jnp.moveaxis(strips, 0, -2)
     return joined.reshape(*joined.shape[:-2], -1)
 
 
-def _sum(images: jax.Array, weights: jax.Array, convolution: Convolution) -> jax.Array:
-    """Over the taps, of windows times vectors.
+def sum_of_windows(
+    images: jax.Array,
+    vectors: Sequence[jax.Array],
+    starts: Iterable[Sequence[int]],
+    counts: Sequence[int],
+    strides: Sequence[int],
+) -> jax.Array:
+    """``(strips, B, *counts, groups of a strip)``: over the terms, of windows times vectors.
 
     Args:
-        images: padded, ``(strips, B, *padded, groups of a strip)``.
-        weights: ``(strips, taps, groups of a strip)``.
-        convolution: which one.
+        images: ``(strips, B, *padded, groups of a strip)``. A batch of one, here or there, is that
+            of all.
+        vectors: of each term ``(strips, B, groups of a strip)``.
+        starts: where each term's window starts, along each spatial axis.
+        counts: the window's size along each of them.
+        strides: the window's step along each of them.
     """
-    vectors = jnp.expand_dims(weights, range(2, 3 + len(convolution.image)))
+    spatial = range(2, 2 + len(counts))
     # The batch is an axis of one tap.
-    counts, strides = [images.shape[1], *convolution.outputs], [1, *convolution.strides]
+    counts, strides = [images.shape[1], *counts], [1, *strides]
     terms = [
-        shifts.window(images, [0, *offset], counts, strides).astype(weights.dtype) * vectors[:, tap]
-        for tap, offset in enumerate(itertools.product(*shifts.offsets(convolution)))
+        shifts.window(images, [0, *start], counts, strides).astype(vector.dtype)
+        * jnp.expand_dims(vector, spatial)
+        for start, vector in zip(starts, vectors, strict=True)
     ]
     first, *others = (
         shifts.add_up([[terms[i] for i in turn]])

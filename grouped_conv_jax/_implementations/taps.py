@@ -51,7 +51,7 @@ def forward(
 ) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``; in strips, where they serve, is for XLA:CPU alone."""
     if pixels.suits(convolution, convolution.image):
-        return pixels.forward(x, filters, convolution)
+        return pixels.forward(x, filters, convolution, in_strips)
     channels, planes = filters.shape[-2], math.prod(filters.shape[-2:]) // convolution.groups
     if in_strips and strips.suits(Role.FORWARD, x.shape[0], planes, convolution):
         return strips.forward(x, filters, convolution)
@@ -67,7 +67,7 @@ def input_gradient(
 ) -> jax.Array:
     """``x`` ``(B, *image, G*C)``, likewise."""
     if pixels.suits(convolution, convolution.outputs):
-        return pixels.input_gradient(filters, y, convolution)
+        return pixels.input_gradient(filters, y, convolution, in_strips)
     per_group = filters.shape[-1] // convolution.groups
     planes = filters.shape[-2] * per_group
     if in_strips and strips.suits(Role.INPUT_GRADIENT, y.shape[0], planes, convolution):
