@@ -172,6 +172,9 @@ CASES = {
     "pixels in strips": case((7, 8), (9, 10), 1, 1, 64, batch=8, pad=((4, 4), (5, 4))),
     "pixels in strips, uneven": case((7, 8), (9, 14), 1, 1, 48, batch=8, pad=((9, 2), (-1, 14))),
     "pixels in strips, 1-D": case((60,), (131,), 1, 1, 48, batch=8, pad=((65, 62),)),
+    "pixels in strips, a loop over rows": case(
+        (17, 16), (18, 17), 1, 1, 16, batch=8, pad=((9, 8), (7, 9))
+    ),
     "one pixel": case((1, 1), (3, 3), 1, 1, 6, pad=1),
     "one pixel, strided": case((1, 1), (3, 3), 2, 2, 3, stride=2, pad=1),
     "one output": case((3, 4), (3, 4), 2, 2, 3),

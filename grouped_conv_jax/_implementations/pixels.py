@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from grouped_conv_jax._convolution import Convolution, accumulator
+from grouped_conv_jax._convolution import Convolution, Role, accumulator
 from grouped_conv_jax._implementations import regions, shifts, strips, turns
 
 # Filters cost little to pad, so sums over few pixels are made in turns too: 0.8 to 3 times as fast,
@@ -20,18 +21,54 @@ _UNROLLED_PIXELS = 24
 # Products from which on strips take 0.2 to 0.85 of the time of turns: 36 to 400 pixels, 1 to 8
 # images, 64 to 1024 groups.
 _FEWEST_IN_STRIPS = 1_000_000
+# Of more pixels, at 3 ms each to compile, one row is compiled, and looped over.
+_UNROLLED_IN_STRIPS = 256
 
 
-def suits(convolution: Convolution, image: tuple[int, ...]) -> bool:
+def suits(role: Role, batch: int, planes: int, convolution: Convolution, in_strips: bool) -> bool:
     """Whether an image has fewer pixels than the filter has taps, and the two may change places.
 
-    Of many pixels there must be half as many, since their terms cost twice what those of large
-    filters do.
+    Of many pixels there must be half as many, if not in strips, since their terms cost twice what
+    those of large filters do.
+
+    Args:
+        role: forward pass or input gradient.
+        batch: number of images.
+        planes: per group, of channels times filters.
+        convolution: which one.
+        in_strips: whether strips are allowed.
     """
     dense = set(convolution.strides) == set(convolution.dilation) == {1}
+    image, _ = _exchanged(role, convolution)
     pixels, taps = math.prod(image), math.prod(convolution.filter_size)
-    cost = 1 if pixels <= shifts.UNROLLED_WEIGHTS else 2
+    stripped = in_strips and _make_strips(role, batch, planes, convolution)
+    cost = 1 if stripped or pixels <= shifts.UNROLLED_WEIGHTS else 2
     return dense and 0 < cost * pixels < taps
+
+
+def _exchanged(role: Role, convolution: Convolution) -> tuple[Sequence[int], Sequence[int]]:
+    """The sizes of the image whose pixels are summed over, and of the result."""
+    if role == Role.INPUT_GRADIENT:
+        return convolution.outputs, convolution.image
+    return convolution.image, convolution.outputs
+
+
+def _make_strips(role: Role, batch: int, planes: int, convolution: Convolution) -> bool:
+    """Whether the sums can be strips, and are faster so."""
+    image, results = _exchanged(role, convolution)
+    pixels, groups = math.prod(image), convolution.groups
+    if planes > 1 or not strips.are_enough(batch, groups, results, pixels, _FEWEST_IN_STRIPS):
+        return False
+    # Padded for every window to be within it, the filter may be no larger than filter and images.
+    pairs = zip(convolution.filter_size, image, results, strict=True)
+    padded = [max(size, pixels + outputs - 1) for size, pixels, outputs in pairs]
+    copied = math.prod(padded)
+    if pixels > _UNROLLED_IN_STRIPS:
+        row = strips.FEWEST_TERMS_A_TURN <= image[-1] <= strips.TERMS_A_TURN
+        if len(image) != 2 or not row:
+            return False
+        copied += results[0] * padded[1]
+    return copied <= batch * pixels + math.prod(convolution.filter_size)
 
 
 def forward(
@@ -46,7 +83,9 @@ def forward(
     flipped = jnp.flip(filters, range(len(origins)))
     by_filter = list(zip(*shifts.weights(flipped, convolution.groups), strict=True))
     pixels = shifts.planes(x, convolution.groups)
-    return _sums_over_pixels(by_filter, pixels, origins, convolution.outputs, in_strips)
+    planes = len(by_filter) * len(pixels)
+    stripped = in_strips and _make_strips(Role.FORWARD, x.shape[0], planes, convolution)
+    return _sums_over_pixels(by_filter, pixels, origins, convolution.outputs, stripped)
 
 
 def input_gradient(
@@ -56,7 +95,9 @@ def input_gradient(
     origins = [before for before, _ in convolution.padding]
     by_channel = shifts.weights(filters, convolution.groups)
     pixels = shifts.planes(y, convolution.groups)
-    return _sums_over_pixels(by_channel, pixels, origins, convolution.image, in_strips)
+    planes = len(by_channel) * len(pixels)
+    stripped = in_strips and _make_strips(Role.INPUT_GRADIENT, y.shape[0], planes, convolution)
+    return _sums_over_pixels(by_channel, pixels, origins, convolution.image, stripped)
 
 
 def _sums_over_pixels(
@@ -74,16 +115,14 @@ def _sums_over_pixels(
         origins: where the window of the first pixel starts, along each axis; that of the next
             starts one before it.
         counts: the window's size along each axis.
-        in_strips: whether they may be sums in strips.
+        in_strips: whether they are; then there is one plane.
     """
     terms = [
         [regions.Shift(i, origin - i) for i in range(size)]
         for origin, size in zip(origins, pixels[0].shape[1:-1], strict=True)
     ]
     strides = [1] * len(counts)
-    batch, *image, groups = pixels[0].shape
-    enough = strips.are_enough(batch, groups, counts, math.prod(image), _FEWEST_IN_STRIPS)
-    if in_strips and enough and len(windows) * len(pixels) == 1:
+    if in_strips:
         return _sum_in_strips(windows[0][0], pixels[0], terms, counts)
     return shifts.join(
         [
@@ -117,7 +156,24 @@ def _sum_in_strips(
     images = strips.split(shifts.pad(plane[None], padding))
     # With axes joined that were not neighbours it is one copy, with them apart two.
     images = turns.apart(images.reshape(-1, images.shape[-1])).reshape(images.shape)
-    places = itertools.product(*map(range, pixels.shape[1:-1]))
-    vectors = [strips.split(pixels[:, *place]).astype(dtype) for place in places]
-    starts = itertools.product(*([shift.start for shift in axis.shifts] for axis in axes))
-    return strips.join(strips.sum_of_windows(images, vectors, starts, counts, strides))
+    starts = [[shift.start for shift in axis.shifts] for axis in axes]
+
+    def vector(place: Sequence[int], pixels: jax.Array) -> jax.Array:
+        return strips.split(pixels[:, *place]).astype(dtype)
+
+    if math.prod(pixels.shape[1:-1]) <= _UNROLLED_IN_STRIPS:
+        places = itertools.product(*map(range, pixels.shape[1:-1]))
+        vectors = [vector(place, pixels) for place in places]
+        return strips.join(
+            strips.sum_of_windows(images, vectors, itertools.product(*starts), counts, strides)
+        )
+
+    def add_row(i: jax.Array, total: jax.Array) -> jax.Array:
+        windows = lax.dynamic_slice_in_dim(images, starts[0][0] - i, counts[0], 2)
+        row = lax.dynamic_index_in_dim(pixels, i, 1, keepdims=False)
+        vectors = [vector([j], row) for j in range(row.shape[1])]
+        beside = [[0, start] for start in starts[1]]
+        return strips.sum_of_windows(windows, vectors, beside, counts, strides, total)
+
+    total = jnp.zeros((images.shape[0], pixels.shape[0], *counts, images.shape[-1]), dtype)
+    return strips.join(turns.repeat(pixels.shape[1], add_row, total))

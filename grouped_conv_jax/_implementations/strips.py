@@ -24,9 +24,11 @@ _FEWEST_PRODUCTS = 12_000_000
 # With more, 29x29 and 31x31 filters take 0.85 of the time of rows, and eight times as long to
 # compile.
 _MOST_TERMS = 500
-# So many weights, and half of them, stay in registers. With 49 terms at once it takes up to 1.3
-# times as long, with 121 up to 1.7, and sums of fewer than 16 LLVM does not always vectorize.
-_TERMS_A_TURN = 31
+
+FEWEST_TERMS_A_TURN, TERMS_A_TURN = 16, 31
+"""So many weights stay in registers. With 49 terms at once it takes up to 1.3 times as long, with
+121 up to 1.7, and sums of fewer LLVM does not always vectorize."""
+
 # Of no more terms, in all parts of the groups, turns are compiled, at 2 ms a term; with more, one
 # part is, and looped over, which takes 1.05 to 1.5 times as long.
 _COMPILED_TERMS = 400
@@ -49,7 +51,7 @@ def suits(role: Role, batch: int, planes: int, convolution: Convolution) -> bool
         planes *= math.prod(convolution.strides)
         convolution = phases.as_forward(convolution)
     terms = math.prod(convolution.filter_size)
-    if planes > 1:
+    if planes > 1 or terms > _MOST_TERMS:
         return False
     if not are_enough(batch, convolution.groups, convolution.outputs, terms, _FEWEST_PRODUCTS):
         return False
@@ -68,7 +70,7 @@ def are_enough(batch: int, groups: int, outputs: Sequence[int], terms: int, prod
     if groups % _GROUPS or len(outputs) > 2 or not isinstance(batch, int):
         return False
     enough = batch * math.prod(outputs) * groups * terms >= products
-    return enough and _FEWEST_TERMS <= terms <= _MOST_TERMS
+    return enough and terms >= _FEWEST_TERMS
 
 
 def _zeros(convolution: Convolution) -> float:
@@ -142,6 +144,7 @@ def sum_of_windows(
     starts: Iterable[Sequence[int]],
     counts: Sequence[int],
     strides: Sequence[int],
+    total: jax.Array | None = None,
 ) -> jax.Array:
     """``(strips, B, *counts, groups of a strip)``: over the terms, of windows times vectors.
 
@@ -152,6 +155,7 @@ def sum_of_windows(
         starts: where each term's window starts, along each spatial axis.
         counts: the window's size along each of them.
         strides: the window's step along each of them.
+        total: what to add them to.
     """
     spatial = range(2, 2 + len(counts))
     # The batch is an axis of one tap.
@@ -161,11 +165,13 @@ def sum_of_windows(
         * jnp.expand_dims(vector, spatial)
         for start, vector in zip(starts, vectors, strict=True)
     ]
-    first, *others = (
-        shifts.add_up([[terms[i] for i in turn]])
-        for turn in parts.ranges(len(terms), _TERMS_A_TURN)
-    )
-    total = turns.apart(first)
+    sums = [
+        shifts.add_up([[terms[i] for i in turn]]) for turn in parts.ranges(len(terms), TERMS_A_TURN)
+    ]
+    if total is not None:
+        sums[0] = total + sums[0]
+    first, *others = sums
+    result = turns.apart(first)
     for more in others:
-        total = turns.apart(total + more)
-    return total
+        result = turns.apart(result + more)
+    return result

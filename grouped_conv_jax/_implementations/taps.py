@@ -50,9 +50,9 @@ def forward(
     x: jax.Array, filters: jax.Array, convolution: Convolution, in_strips: bool = True
 ) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``; in strips, where they serve, is for XLA:CPU alone."""
-    if pixels.suits(convolution, convolution.image):
-        return pixels.forward(x, filters, convolution, in_strips)
     channels, planes = filters.shape[-2], math.prod(filters.shape[-2:]) // convolution.groups
+    if pixels.suits(Role.FORWARD, x.shape[0], planes, convolution, in_strips):
+        return pixels.forward(x, filters, convolution, in_strips)
     if in_strips and strips.suits(Role.FORWARD, x.shape[0], planes, convolution):
         return strips.forward(x, filters, convolution)
     if rows.suits(convolution, x.shape[0], channels):
@@ -66,10 +66,10 @@ def input_gradient(
     filters: jax.Array, y: jax.Array, convolution: Convolution, in_strips: bool = True
 ) -> jax.Array:
     """``x`` ``(B, *image, G*C)``, likewise."""
-    if pixels.suits(convolution, convolution.outputs):
-        return pixels.input_gradient(filters, y, convolution, in_strips)
     per_group = filters.shape[-1] // convolution.groups
     planes = filters.shape[-2] * per_group
+    if pixels.suits(Role.INPUT_GRADIENT, y.shape[0], planes, convolution, in_strips):
+        return pixels.input_gradient(filters, y, convolution, in_strips)
     if in_strips and strips.suits(Role.INPUT_GRADIENT, y.shape[0], planes, convolution):
         return strips.input_gradient(filters, y, convolution)
     if rows.suits(convolution, y.shape[0], per_group):
