@@ -38,7 +38,7 @@ class Choice(NamedTuple):
     def function(self, role: Role, platform: str) -> Callable[..., jax.Array]:
         """Computes the role from its operands and the description of the convolution."""
         function = getattr(_MODULES[self.implementation], role.name.lower())
-        if self.implementation == "taps" and role != Role.FILTER_GRADIENT:
+        if self.implementation == "taps":
             # On a GPU the loops that keep strips apart would only be waited for.
             return functools.partial(function, in_strips=platform == "cpu")
         return function

@@ -194,6 +194,7 @@ LONG_SUMS = {
     "depthwise, large filter": case((24, 24), (13, 13), 1, 1, 4, pad=6),
     "depthwise, strips": case((24, 24), (11, 11), 1, 1, 64, batch=4, pad=5),
     "depthwise, pixels in strips": case((14, 14), (27, 27), 1, 1, 32, batch=4, pad=13),
+    "depthwise, outputs in strips": case((14, 14), (15, 15), 1, 1, 64, batch=8, pad=7),
     "depthwise, 27x27": case((32, 32), (27, 27), 1, 1, 4, pad=13),
     "few channels per group": case((20, 20), (3, 3), 2, 2, 8, batch=4, stride=2, pad=1),
     "many channels per group": case((14, 14), (3, 3), 16, 16, 4, batch=4, pad=1),

@@ -7,10 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import COMPILED_QUICKLY
-from implementation_cases import CASES, IMPLEMENTATIONS, LONG_SUMS, computed, expected, supported
+from implementation_cases import (
+    CASES,
+    IMPLEMENTATIONS,
+    LONG_SUMS,
+    case,
+    computed,
+    expected,
+    operands,
+    supported,
+)
 
-from grouped_conv_jax import grouped_conv2d
+from grouped_conv_jax import _primitive, grouped_conv2d
 from grouped_conv_jax._convolution import Role
+from grouped_conv_jax._implementations import outputs
 
 FLOAT32 = np.finfo(np.float32)
 
@@ -27,6 +37,34 @@ def test_every_role_is_what_numpy_computes(implementation, shapes):
             atol=1e-12,
             err_msg=role.name,
         )
+
+
+OUTPUTS_IN_STRIPS = {
+    "strided": case((24, 23), (14, 13), 1, 1, 64, batch=8, stride=2, pad=6),
+    "cropped and dilated": case(
+        (19, 18), (10, 11), 1, 1, 144, batch=6, dilation=(1, 2), pad=((-1, 4), (7, 6))
+    ),
+    "a loop over rows": case((17, 16), (12, 11), 1, 1, 1000, batch=8, pad=6),
+    "1-D": case((200,), (130,), 1, 1, 64, batch=8, pad=64),
+    "pairs": case((12, 13), (11, 12), 2, 2, 128, batch=8, pad=5),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS_IN_STRIPS)
+def test_filter_gradients_that_are_sums_over_outputs_are_what_numpy_computes(name):
+    x_shape, _, convolution = shapes = OUTPUTS_IN_STRIPS[name]
+    assert outputs.suits(x_shape[0], convolution)
+    arrays = operands(shapes, np.float32)
+
+    @jax.jit
+    def compute(x, y):
+        return _primitive.bind(
+            Role.FILTER_GRADIENT, x, y, convolution, dtype=x.dtype, implementation="taps"
+        )
+
+    result = compute(arrays[Role.INPUT_GRADIENT], arrays[Role.FORWARD])
+    exact = expected(Role.FILTER_GRADIENT, shapes, np.float32)
+    np.testing.assert_allclose(result, exact, rtol=1e-4, atol=1e-6 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("name", LONG_SUMS)

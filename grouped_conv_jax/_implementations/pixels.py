@@ -4,16 +4,14 @@ A convolution is the same sum with its operands exchanged: over the pixels, of t
 around each.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from grouped_conv_jax._convolution import Convolution, Role, accumulator
-from grouped_conv_jax._implementations import regions, shifts, strips, turns
+from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax._implementations import regions, shifts, strips
 
 # Filters cost little to pad, so sums over few pixels are made in turns too: 0.8 to 3 times as fast,
 # and three times as fast to compile.
@@ -24,8 +22,6 @@ _FEWEST_IN_STRIPS = 1_000_000
 # Of more pixels strips of the image take as long: with 1.2 to 1.7 pixels for every tap, those of
 # the filter take 0.4 to 1 of the time, with 1.8 1.4 times as long.
 _PIXELS_OF_A_TAP = 1.7
-# Of more pixels, at 3 ms each to compile, one row is compiled, and looped over.
-_UNROLLED_IN_STRIPS = 256
 
 
 def suits(role: Role, batch: int, planes: int, convolution: Convolution, in_strips: bool) -> bool:
@@ -68,13 +64,10 @@ def _make_strips(role: Role, batch: int, planes: int, convolution: Convolution) 
     # Padded for every window to be within it, the filter may be no larger than filter and images.
     pairs = zip(convolution.filter_size, image, results, strict=True)
     padded = [max(size, along + outputs - 1) for size, along, outputs in pairs]
-    copied = math.prod(padded)
-    if pixels > _UNROLLED_IN_STRIPS:
-        row = strips.FEWEST_TERMS_A_TURN <= image[-1] <= strips.TERMS_A_TURN
-        if len(image) != 2 or not row:
-            return False
-        copied += results[0] * padded[1]
-    return copied <= batch * pixels + math.prod(convolution.filter_size)
+    copied = math.prod(padded) + strips.looped_copy(image, results, padded)
+    return strips.are_pixels(image) and copied <= batch * pixels + math.prod(
+        convolution.filter_size
+    )
 
 
 def forward(
@@ -156,30 +149,8 @@ def _sum_in_strips(
 
     A strip of the filter fits the first-level cache, and the pixels of a turn the registers.
     """
-    strides, dtype = [1] * len(counts), accumulator(plane, pixels)
+    strides = [1] * len(counts)
     padding, axes = zip(*map(shifts.whole, plane.shape, terms, counts, strides), strict=True)
-    # What of a filter one strip reads would otherwise fall into a few sets of the cache.
-    images = strips.split(shifts.pad(plane[None], padding))
-    # With axes joined that were not neighbours it is one copy, with them apart two.
-    images = turns.apart(images.reshape(-1, images.shape[-1])).reshape(images.shape)
+    images = strips.copy(shifts.pad(plane[None], padding))
     starts = [[shift.start for shift in axis.shifts] for axis in axes]
-
-    def vector(place: Sequence[int], pixels: jax.Array) -> jax.Array:
-        return strips.split(pixels[:, *place]).astype(dtype)
-
-    if math.prod(pixels.shape[1:-1]) <= _UNROLLED_IN_STRIPS:
-        places = itertools.product(*map(range, pixels.shape[1:-1]))
-        vectors = [vector(place, pixels) for place in places]
-        return strips.join(
-            strips.sum_of_windows(images, vectors, itertools.product(*starts), counts, strides)
-        )
-
-    def add_row(i: jax.Array, total: jax.Array) -> jax.Array:
-        windows = lax.dynamic_slice_in_dim(images, starts[0][0] - i, counts[0], 2)
-        row = lax.dynamic_index_in_dim(pixels, i, 1, keepdims=False)
-        vectors = [vector([j], row) for j in range(row.shape[1])]
-        beside = [[0, start] for start in starts[1]]
-        return strips.sum_of_windows(windows, vectors, beside, counts, strides, total)
-
-    total = jnp.zeros((images.shape[0], pixels.shape[0], *counts, images.shape[-1]), dtype)
-    return strips.join(turns.repeat(pixels.shape[1], add_row, total))
+    return strips.join(strips.sum_over_pixels(images, pixels, starts, counts, strides))

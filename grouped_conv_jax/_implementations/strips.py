@@ -1,4 +1,4 @@
-"""Sums over taps of one channel and one filter per group, in strips of eight groups.
+"""Sums for one channel and one filter per group, in strips of eight groups.
 
 A strip of the sums lies in memory as one image after the other, and in that order XLA computes it:
 the rows that it reads fit the first-level cache, and the weights of a turn the registers, however
@@ -24,14 +24,15 @@ _FEWEST_PRODUCTS = 12_000_000
 # With more, 29x29 and 31x31 filters take 0.85 of the time of rows, and eight times as long to
 # compile.
 _MOST_TERMS = 500
-
-FEWEST_TERMS_A_TURN, TERMS_A_TURN = 16, 31
-"""So many weights stay in registers. With 49 terms at once it takes up to 1.3 times as long, with
-121 up to 1.7, and sums of fewer LLVM does not always vectorize."""
-
+# So many weights, and half of them, stay in registers. With 49 terms at once it takes up to 1.3
+# times as long, with 121 up to 1.7, and sums of fewer LLVM does not always vectorize.
+_FEWEST_TERMS_A_TURN, _TERMS_A_TURN = 16, 31
 # Of no more terms, in all parts of the groups, turns are compiled, at 2 ms a term; with more, one
 # part is, and looped over, which takes 1.05 to 1.5 times as long.
 _COMPILED_TERMS = 400
+
+# Of more pixels, at 3 ms each to compile, one row is compiled, and looped over.
+_UNROLLED_PIXELS = 256
 
 
 def suits(role: Role, batch: int, planes: int, convolution: Convolution) -> bool:
@@ -166,7 +167,8 @@ def sum_of_windows(
         for start, vector in zip(starts, vectors, strict=True)
     ]
     sums = [
-        shifts.add_up([[terms[i] for i in turn]]) for turn in parts.ranges(len(terms), TERMS_A_TURN)
+        shifts.add_up([[terms[i] for i in turn]])
+        for turn in parts.ranges(len(terms), _TERMS_A_TURN)
     ]
     if total is not None:
         sums[0] = total + sums[0]
@@ -175,3 +177,68 @@ def sum_of_windows(
     for more in others:
         result = turns.apart(result + more)
     return result
+
+
+def are_pixels(sizes: Sequence[int]) -> bool:
+    """Whether :func:`sum_over_pixels` serves images of these sizes."""
+    if math.prod(sizes) <= _UNROLLED_PIXELS:
+        return True
+    return len(sizes) == 2 and sizes[1] >= _FEWEST_TERMS_A_TURN
+
+
+def looped_copy(sizes: Sequence[int], counts: Sequence[int], padded: Sequence[int]) -> int:
+    """How much of each padded image :func:`sum_over_pixels` may copy, in pixels."""
+    if math.prod(sizes) <= _UNROLLED_PIXELS:
+        return 0
+    return counts[0] * math.prod(padded[1:])
+
+
+def copy(array: jax.Array) -> jax.Array:
+    """Strips of ``(..., G)`` as they are in memory.
+
+    Where the array lies, what one strip reads falls into a few sets of the first-level cache.
+    """
+    images = split(array)
+    # With axes joined that were not neighbours it is one copy, with them apart two.
+    return turns.apart(images.reshape(-1, images.shape[-1])).reshape(images.shape)
+
+
+def sum_over_pixels(
+    images: jax.Array,
+    pixels: jax.Array,
+    starts: Sequence[Sequence[int]],
+    counts: Sequence[int],
+    strides: Sequence[int],
+    total: jax.Array | None = None,
+) -> jax.Array:
+    """As :func:`sum_of_windows`, with a term for each pixel of other images.
+
+    Args:
+        images: likewise.
+        pixels: ``(B, *sizes, G)``, which :func:`are_pixels`.
+        starts: for each axis where the windows of the pixels along it start, equally far apart.
+        counts: likewise.
+        strides: likewise.
+        total: likewise.
+    """
+    dtype, sizes = accumulator(images, pixels), pixels.shape[1:-1]
+
+    def vectors(pixels: jax.Array) -> list[jax.Array]:
+        places = itertools.product(*map(range, pixels.shape[1:-1]))
+        return [split(pixels[:, *place]).astype(dtype) for place in places]
+
+    if math.prod(sizes) <= _UNROLLED_PIXELS:
+        places = itertools.product(*starts)
+        return sum_of_windows(images, vectors(pixels), places, counts, strides, total)
+    (first, second, *_), beside = starts
+    extent = (counts[0] - 1) * strides[0] + 1
+
+    def add_row(i: jax.Array, total: jax.Array) -> jax.Array:
+        windows = lax.dynamic_slice_in_dim(images, first + i * (second - first), extent, 2)
+        row = lax.dynamic_index_in_dim(pixels, i, 1, keepdims=False)
+        places = [[0, start] for start in beside]
+        return sum_of_windows(windows, vectors(row), places, counts, strides, total)
+
+    if total is None:
+        total = jnp.zeros((images.shape[0], pixels.shape[0], *counts, _GROUPS), dtype)
+    return turns.repeat(sizes[0], add_row, total)

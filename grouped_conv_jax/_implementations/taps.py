@@ -17,6 +17,7 @@ from jax import lax
 from grouped_conv_jax._convolution import Convolution, Role, accumulator
 from grouped_conv_jax._implementations import (
     correlations,
+    outputs,
     parts,
     phases,
     pixels,
@@ -158,8 +159,10 @@ def _input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) 
     return shifts.join(gradients)
 
 
-def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """Filters ``(*filter, C, G*F)``.
+def filter_gradient(
+    x: jax.Array, y: jax.Array, convolution: Convolution, in_strips: bool = True
+) -> jax.Array:
+    """Filters ``(*filter, C, G*F)``, likewise.
 
     Pairs of a channel and a filter take turns in a loop, which compiles once and copies one pair.
     """
@@ -167,14 +170,17 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
     images = x.reshape(*x.shape[:-1], groups, -1)
     cotangents = y.reshape(*y.shape[:-1], groups, -1)
     channels, filters = images.shape[-1], cotangents.shape[-1]
+    correlate = correlations.correlate
+    if in_strips and outputs.suits(x.shape[0], convolution):
+        correlate = outputs.correlate
 
     def of_pair(pair: jax.Array) -> jax.Array:
         image = lax.dynamic_index_in_dim(images, pair // filters, -1, keepdims=False)
         cotangent = lax.dynamic_index_in_dim(cotangents, pair % filters, -1, keepdims=False)
-        return correlations.correlate(image, cotangent, convolution)
+        return correlate(image, cotangent, convolution)
 
     if channels * filters == 1:
-        return correlations.correlate(x, y, convolution)[..., None, :]
+        return correlate(x, y, convolution)[..., None, :]
     gradients = turns.stack(channels * filters, of_pair)
     # (C, F, *filter, G) to (*filter, C, G * F)
     split = gradients.reshape(channels, filters, *gradients.shape[1:])
