@@ -15,8 +15,10 @@ from grouped_conv_jax._implementations import parts, shifts, strips, turns
 
 # Filters of fewer taps take 0.7 to 1.2 of the time.
 _FEWEST_TAPS = 100
-# Of fewer products in all it takes 0.8 to 1.1 of the time.
-_FEWEST_PRODUCTS = 12_000_000
+# Of fewer products in all it takes as long.
+_FEWEST_PRODUCTS = 1_000_000
+# A loop over rows that adds up to less takes 1.2 to 1.4 times as long.
+_FEWEST_LOOPED_BYTES = 400_000
 
 
 def suits(batch: int, convolution: Convolution) -> bool:
@@ -41,14 +43,13 @@ def _images_a_turn(batch: int, convolution: Convolution) -> int:
     if not strips.are_enough(batch, groups, filter_size, outputs, _FEWEST_PRODUCTS):
         return 0
     looped = strips.looped_copy(sizes, convolution.effective_filter_size, convolution.padded)
+    # Of more images than one there are to be copies no larger than inputs and outputs.
     copied = math.prod(convolution.padded) + taps + looped
     most = (batch * (math.prod(convolution.image) + outputs) + taps) // copied
-    few = [n for n in parts.divisors(batch) if n <= most]
-    parallel = [n for n in few if 4 * n * taps * groups >= turns.PARALLEL_BYTES]
-    if parallel:
-        return parallel[0]
-    # On one core a loop over rows is no faster than sums of rows on all.
-    return 0 if looped or not few else few[-1]
+    few = [n for n in parts.divisors(batch) if n <= max(1, most)]
+    added = 4 * taps * groups
+    count = next((n for n in few if n * added >= turns.PARALLEL_BYTES), few[-1])
+    return 0 if looped and count * added < _FEWEST_LOOPED_BYTES else count
 
 
 def correlate(image: jax.Array, cotangent: jax.Array, convolution: Convolution) -> jax.Array:
