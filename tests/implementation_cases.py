@@ -175,6 +175,7 @@ CASES = {
     "pixels in strips, a loop over rows": case(
         (17, 16), (18, 17), 1, 1, 16, batch=8, pad=((9, 8), (7, 9))
     ),
+    "one row of many pixels": case((1, 290), (1, 301), 1, 1, 8, batch=8, pad=((0, 0), (150, 150))),
     "one pixel": case((1, 1), (3, 3), 1, 1, 6, pad=1),
     "one pixel, strided": case((1, 1), (3, 3), 2, 2, 3, stride=2, pad=1),
     "one output": case((3, 4), (3, 4), 2, 2, 3),

@@ -183,7 +183,7 @@ def are_pixels(sizes: Sequence[int]) -> bool:
     """Whether :func:`sum_over_pixels` serves images of these sizes."""
     if math.prod(sizes) <= _UNROLLED_PIXELS:
         return True
-    return len(sizes) == 2 and sizes[1] >= _FEWEST_TERMS_A_TURN
+    return len(sizes) == 2 and _FEWEST_TERMS_A_TURN <= sizes[1] <= _UNROLLED_PIXELS
 
 
 def looped_copy(sizes: Sequence[int], counts: Sequence[int], padded: Sequence[int]) -> int:
