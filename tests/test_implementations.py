@@ -20,7 +20,7 @@ from implementation_cases import (
 
 from grouped_conv_jax import _primitive, grouped_conv2d
 from grouped_conv_jax._convolution import Role
-from grouped_conv_jax._implementations import outputs
+from grouped_conv_jax._implementations import outputs, pixels, pointwise_sums
 
 FLOAT32 = np.finfo(np.float32)
 
@@ -37,6 +37,22 @@ def test_every_role_is_what_numpy_computes(implementation, shapes):
             atol=1e-12,
             err_msg=role.name,
         )
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("1x1, sums")])
+def test_cases_of_sums_over_channels_are(name):
+    x_shape, filter_shape, convolution = CASES[name]
+    x = jnp.zeros(x_shape)
+    widths = filter_shape[-2], filter_shape[-1] // convolution.groups
+    assert pointwise_sums.suits(Role.FORWARD, x, *widths, convolution)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("pixels in strips")])
+def test_cases_of_pixels_in_strips_are(name):
+    x_shape, _, convolution = CASES[name]
+    for role in (Role.FORWARD, Role.INPUT_GRADIENT):
+        assert pixels.suits(role, x_shape[0], 1, convolution, True)
+        assert pixels._make_strips(role, x_shape[0], 1, convolution)
 
 
 OUTPUTS_IN_STRIPS = {

@@ -25,7 +25,8 @@ def suits(batch: int, convolution: Convolution) -> bool:
     """Whether the filter gradient can be computed by this, and is better so.
 
     Measured on two x86-64 cores with AVX-512, 8 images of 7x7 to 56x56 pixels: filters from 13x13
-    to 31x31 take 0.12 to 0.2 of the time of sums of rows, 15x15 with a stride 0.6.
+    to 31x31 take 0.12 to 0.2 of the time of sums of rows, 15x15 with a stride 0.15 to
+    0.6.
 
     Args:
         batch: number of images.
