@@ -24,7 +24,7 @@ from grouped_conv_jax._implementations import (
     regions,
     rows,
     shifts,
-    strips,
+    strips_of_taps,
     turns,
 )
 
@@ -54,8 +54,8 @@ def forward(
     channels, planes = filters.shape[-2], math.prod(filters.shape[-2:]) // convolution.groups
     if pixels.suits(Role.FORWARD, x.shape[0], planes, convolution, in_strips):
         return pixels.forward(x, filters, convolution, in_strips)
-    if in_strips and strips.suits(Role.FORWARD, x.shape[0], planes, convolution):
-        return strips.forward(x, filters, convolution)
+    if in_strips and strips_of_taps.suits(Role.FORWARD, x.shape[0], planes, convolution):
+        return strips_of_taps.forward(x, filters, convolution)
     if rows.suits(convolution, x.shape[0], channels):
         count = rows.parts_of_groups(Role.FORWARD, x, filters, convolution)
         return _in_parts(Role.FORWARD, rows.forward, x, filters, convolution, count)
@@ -71,8 +71,8 @@ def input_gradient(
     planes = filters.shape[-2] * per_group
     if pixels.suits(Role.INPUT_GRADIENT, y.shape[0], planes, convolution, in_strips):
         return pixels.input_gradient(filters, y, convolution, in_strips)
-    if in_strips and strips.suits(Role.INPUT_GRADIENT, y.shape[0], planes, convolution):
-        return strips.input_gradient(filters, y, convolution)
+    if in_strips and strips_of_taps.suits(Role.INPUT_GRADIENT, y.shape[0], planes, convolution):
+        return strips_of_taps.input_gradient(filters, y, convolution)
     if rows.suits(convolution, y.shape[0], per_group):
         count = rows.parts_of_groups(Role.INPUT_GRADIENT, filters, y, convolution)
         return _in_parts(Role.INPUT_GRADIENT, rows.input_gradient, filters, y, convolution, count)
