@@ -12,13 +12,14 @@ alone starts without Flax and optax.
 import importlib
 from typing import TYPE_CHECKING
 
-from grouped_conv_jax import convert, initializers
+from grouped_conv_jax import _lowering, convert, initializers
 from grouped_conv_jax._drop_in import (
     conv_general_dilated,
     conv_general_dilated_with_pointwise,
 )
 from grouped_conv_jax._explain import explain
 from grouped_conv_jax._functional import grouped_conv2d
+from grouped_conv_jax._marks import accelerate
 
 if TYPE_CHECKING:
     from grouped_conv_jax import linen, matlab, nnx, optim
@@ -33,9 +34,12 @@ else:
         return sorted({*globals(), *__all__})
 
 
+_lowering.install()
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "accelerate",
     "conv_general_dilated",
     "conv_general_dilated_with_pointwise",
     "convert",

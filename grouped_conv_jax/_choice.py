@@ -43,16 +43,6 @@ class Choice(NamedTuple):
             return functools.partial(function, in_strips=platform == "cpu")
         return function
 
-    def loops_over_stacks(self, role: Role, convolution: Convolution) -> bool:
-        """Whether operands that are both mapped by ``vmap`` are computed one pair at a time.
-
-        Of a dense convolution of two mapped operands ``vmap`` would make a grouped one of lax's,
-        and of filter gradients products of batches, which XLA:CPU computes slower than one by one.
-        """
-        if self.implementation != "blocks":
-            return False
-        return role == Role.FILTER_GRADIENT or not pointwise.suits(convolution)
-
 
 def check_implementation(implementation: Any) -> str | None:
     """Returns the name of an implementation, or ``None`` for the choice of this package."""
@@ -61,15 +51,16 @@ def check_implementation(implementation: Any) -> str | None:
     return _checks.word("implementation", implementation, tuple(_MODULES), "None")
 
 
-def is_left_to_lax(x: jax.Array, filters: jax.Array, convolution: Convolution) -> bool:
-    """Whether it is one group, unless its filters are 1x1 and its arrays are not sharded by type.
-
-    Lax lets every axis of one group be sharded.
-    """
-    if convolution.groups > 1:
-        return False
-    sharded = any(any(jax.typeof(operand).sharding.spec) for operand in (x, filters))
-    return sharded or not pointwise.suits(convolution)
+def check_supported(
+    implementation: str | None, convolution: Convolution, channels: int, filters: int
+) -> None:
+    """Raises ``NotImplementedError`` if an implementation asked for by name cannot do it."""
+    if implementation is not None:
+        why_not = _MODULES[implementation].unsupported(
+            Role.FORWARD, convolution, channels, filters
+        )
+        if why_not:
+            raise NotImplementedError(f"implementation={implementation!r} cannot: {why_not}")
 
 
 def choose(
@@ -80,7 +71,9 @@ def choose(
     platform: str,
     implementation: str | None = None,
 ) -> Choice:
-    """Chooses for a platform, or checks that an implementation given by name can do it.
+    """Chooses for a platform; an implementation given by name, if it can do it.
+
+    It may not: ``vmap`` over filters makes the groups of a convolution wider.
 
     Args:
         role: what is to be computed.
@@ -89,15 +82,13 @@ def choose(
         filters: per group.
         platform: ``"cpu"``, ``"cuda"``, ``"rocm"`` or ``"tpu"``.
         implementation: the name of one, or ``None``.
-
-    Raises:
-        NotImplementedError: the implementation given by name cannot do it.
     """
     if implementation is not None:
         why_not = _MODULES[implementation].unsupported(role, convolution, channels, filters)
-        if why_not:
-            raise NotImplementedError(f"implementation={implementation!r} cannot: {why_not}")
-        return Choice(implementation, "asked for by name")
+        if not why_not:
+            return Choice(implementation, "asked for by name")
+        instead, reason = choose(role, convolution, channels, filters, platform)
+        return Choice(instead, f"{implementation!r} was asked for, but {why_not}; {reason}")
     if convolution.groups == 1:
         if platform == "cpu" and _is_better_as_product(role, convolution, channels, filters):
             return Choice("blocks", "a matrix product, which XLA:CPU does not see in a 1x1 filter")

@@ -11,15 +11,11 @@ Everything below the public functions works on one canonical order of axes, grou
 
 import dataclasses
 import enum
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-
-Stacks: TypeAlias = tuple[tuple[bool, bool], ...]
-"""Leading axes that ``vmap`` added, outermost first: whether each operand has each."""
-
 
 class Role(enum.IntEnum):
     """Which of ``(x, filters, y)`` is computed from the other two, by its position."""
@@ -80,6 +76,13 @@ class Convolution:
         """Spatial size of ``y``."""
         sizes = zip(self.padded, self.effective_filter_size, self.strides, strict=True)
         return tuple(max((size - extent) // stride + 1, 0) for size, extent, stride in sizes)
+
+    def widths(self, role: Role, lhs: tuple[int, ...], rhs: tuple[int, ...]) -> tuple[int, int]:
+        """Channels and filters per group, from the shapes of a role's operands."""
+        shapes = dict(zip(role.operands, (lhs, rhs), strict=True))
+        shapes[role] = self.shape(role, lhs, rhs)
+        *_, channels, outputs = shapes[Role.FILTER_GRADIENT]
+        return channels, outputs // self.groups
 
     def shape(self, role: Role, lhs: tuple[int, ...], rhs: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of what ``role`` computes from operands of the given shapes."""

@@ -1,5 +1,6 @@
 """Grouped convolution of images as a pure function."""
 
+import functools
 import math
 from typing import Any
 
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from grouped_conv_jax import _checks, _primitive
-from grouped_conv_jax._choice import check_implementation, is_left_to_lax
+from grouped_conv_jax import _checks, _choice, _marks, _sharding
+from grouped_conv_jax._choice import check_implementation
 from grouped_conv_jax._convolution import Convolution, Role
 from grouped_conv_jax._implementations import lax
 from grouped_conv_jax._layout import Layout
@@ -122,18 +123,15 @@ def convolve(
     x: jax.Array, filters: jax.Array, convolution: Convolution, implementation: str | None
 ) -> jax.Array:
     """Returns ``(B, *out, G*F)`` for ``x`` ``(B, *in, G*C)`` and filters ``(*filter, C, G*F)``."""
-    if implementation is None and is_left_to_lax(x, filters, convolution):
-        implementation = "lax"
-    if implementation == "lax":
-        return lax.forward(x, filters, convolution)
-    return _primitive.bind(
-        Role.FORWARD,
-        x,
-        filters,
-        convolution,
-        dtype=convolution.preferred_element_type or x.dtype,
-        implementation=implementation,
+    _choice.check_supported(
+        implementation, convolution, *convolution.widths(Role.FORWARD, x.shape, filters.shape)
     )
+    compute = functools.partial(lax.forward, convolution=convolution)
+    specs = [jax.typeof(array).sharding.spec for array in (x, filters)]
+    with _marks.scope(implementation):
+        if convolution.groups > 1 and any(map(any, specs)) and implementation != "lax":
+            return _sharding.as_planned(compute, x, filters, convolution)
+        return compute(x, filters)
 
 
 def _promote(

@@ -1,18 +1,80 @@
-"""Translates between plans and the compiler's partitioner.
+"""Computes shards where they are: a plan, as the compiler's partitioner takes it.
 
 Shardy, which decides how arrays are sharded, is told which axes of operands and result belong
 together; and what it decided is read back as partitions over a mesh.
 """
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.experimental.xla_metadata import set_xla_metadata
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from grouped_conv_jax._convolution import Role
+from grouped_conv_jax import _jax_internals, _sharding
+from grouped_conv_jax._convolution import Role, accumulator
 from grouped_conv_jax._sharding import Signature
+
+
+def partitioned(
+    compute: "functools.partial[jax.Array]", devices: int
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Computes on each of the devices the shard of the result that a plan gives it.
+
+    Args:
+        compute: :func:`grouped_conv_jax._execution.compute` with all of its keywords.
+        devices: their number.
+    """
+    role, convolution, dtype = (
+        compute.keywords[name] for name in ("role", "convolution", "dtype")
+    )
+
+    def signature(*arrays: Any) -> Signature:
+        return Signature(role, convolution, tuple(tuple(array.shape) for array in arrays))
+
+    def plan(*arrays: Any) -> tuple[_sharding.Plan, list[NamedSharding]]:
+        tilings = [_jax_internals.tiling(array) for array in arrays]
+        mesh, specs = common_mesh(tilings, devices)
+        plan = _sharding.plan(signature(*arrays), specs, mesh.shape)
+        return plan, [NamedSharding(mesh, spec) for spec in plan.specs]
+
+    def infer(mesh: Any, operands: Any, result: Any) -> NamedSharding:
+        del mesh
+        return plan(*operands, result)[1][-1]
+
+    def partition(mesh: Any, operands: Any, result: Any) -> Any:
+        del mesh
+        split, (*operand_shardings, sharding) = plan(*operands, result)
+
+        def local(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            # Sums over devices, like all sums, are accumulated in at least 32 bits.
+            wide = accumulator(lhs, rhs) if split.summed else dtype
+            shard = functools.partial(compute, dtype=wide)
+            return split.compute(shard, lhs, rhs).astype(dtype)
+
+        shard = functools.partial(
+            _jax_internals.compute_shard, compute=local, shape=split.shard, dtype=dtype
+        )
+        return sharding.mesh, shard, sharding, tuple(operand_shardings)
+
+    def rule(mesh: Any, operands: Any, results: Any) -> Any:
+        del mesh
+        return sharding_rule(signature(*operands, *results))
+
+    call = custom_partitioning(lambda lhs, rhs: compute(lhs, rhs))
+    call.def_partition(partition, infer, decode_shardings=False, sharding_rule=rule)
+
+    def described(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        # The program's text is a key of JAX's caches, and holds nothing of what a custom
+        # partitioning computes but a pointer, which may be taken out of the key.
+        with set_xla_metadata(grouped_conv_jax_shards=repr(compute.keywords)):
+            return call(lhs, rhs)
+
+    return described
 
 
 def sharding_rule(signature: Signature) -> tuple[str, dict[str, Any]]:
@@ -57,7 +119,7 @@ def sharding_rule(signature: Signature) -> tuple[str, dict[str, Any]]:
     order = dict.fromkeys(itertools.chain.from_iterable(axes))
     whole = {axis[0] for axis in axes if len(axis) == 1}
     split = alike | {"groups", "batch"}
-    kept = [one for one in order if one not in split and not one.startswith("stack")]
+    kept = [one for one in order if one not in split]
     written = [
         " ".join(axis[0] if len(axis) == 1 else f"({' '.join(axis)})" for axis in mapping)
         for mapping in mappings

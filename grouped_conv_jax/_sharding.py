@@ -1,6 +1,6 @@
 """How one bound convolution is split over the devices of a mesh, and what each of them computes.
 
-The batch, the groups and what ``vmap`` stacked are independent: a shard of them needs no other.
+The batch and the groups are independent: a shard of them needs no other.
 A shard of a spatial axis needs a few rows of its neighbours, its halo. Filters are split by groups
 alone, and channels are never cut inside of a group. What an operand's sharding asks for beyond
 this, or what does not divide evenly, is not split.
@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from grouped_conv_jax._convolution import Convolution, Role, Stacks
+from grouped_conv_jax._convolution import Convolution, Role
 
 Names: TypeAlias = tuple[str | None, ...]
 """What each axis of an array is, ``None`` where it is never split."""
@@ -30,13 +30,11 @@ class Signature:
     Attributes:
         role: what is computed.
         convolution: the static description.
-        stacks: leading axes that ``vmap`` added.
-        shapes: of the two operands and of the result, stacked axes included.
+        shapes: of the two operands and of the result.
     """
 
     role: Role
     convolution: Convolution
-    stacks: Stacks
     shapes: tuple[tuple[int, ...], ...]
 
     @property
@@ -47,15 +45,7 @@ class Signature:
     @functools.cached_property
     def names(self) -> tuple[Names, ...]:
         """What the axes of each array are."""
-        spatial = len(self.convolution.image)
-        flags = [*zip(*self.stacks, strict=True)] or [(), ()]
-        return tuple(
-            (
-                *(f"stack{i}" for i, stacked in enumerate(stacked) if stacked),
-                *_names(role, spatial),
-            )
-            for role, stacked in zip(self.roles, [*flags, (True,) * len(self.stacks)], strict=True)
-        )
+        return tuple(_names(role, len(self.convolution.image)) for role in self.roles)
 
     def divides(self, name: str, parts: int) -> bool:
         """Whether what is called ``name`` can be split into so many equal parts."""
@@ -269,3 +259,32 @@ def _axes(entry: Any) -> tuple[str, ...]:
     if entry is None or entry is PartitionSpec.UNCONSTRAINED:
         return ()
     return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def as_planned(
+    compute: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    filters: jax.Array,
+    convolution: Convolution,
+) -> jax.Array:
+    """A forward pass over explicit axes of a mesh, for which lax has no rule where groups are.
+
+    Args:
+        compute: the forward pass.
+        x: in canonical order.
+        filters: likewise.
+        convolution: the static description.
+
+    Raises:
+        ValueError: the operands cannot stay sharded as they are.
+    """
+    shardings = [jax.typeof(array).sharding for array in (x, filters)]
+    specs = [sharding.spec for sharding in shardings]
+    # An array that was never placed has an empty mesh.
+    mesh = next(sharding.mesh for sharding in shardings if not sharding.mesh.empty)
+    shapes = x.shape, filters.shape, convolution.shape(Role.FORWARD, x.shape, filters.shape)
+    chosen = plan(Signature(Role.FORWARD, convolution, shapes), specs, mesh.shape)
+    chosen.check(specs)
+    return jax.sharding.auto_axes(compute, out_sharding=NamedSharding(mesh, chosen.specs[-1]))(
+        x, filters
+    )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference_roles
 
-from grouped_conv_jax import _choice, _primitive
+from grouped_conv_jax import _choice, _execution
 from grouped_conv_jax._convolution import Convolution, Role
 
 IMPLEMENTATIONS = tuple(_choice._MODULES)
@@ -249,24 +249,33 @@ def supported(cases):
     ]
 
 
+def compute(role, lhs, rhs, convolution, implementation=None):
+    """One role as a CPU gets it, in the operands' dtype."""
+    return _execution.compute(
+        lhs,
+        rhs,
+        role=role,
+        convolution=convolution,
+        dtype=lhs.dtype,
+        platform="cpu",
+        implementation=implementation,
+    )
+
+
 def compile_roles(implementation, shapes, dtype, compiler_options=None):
     """One program with every role that the implementation can compute, and its arguments."""
     arrays = operands(shapes, dtype)
 
-    def compute(arrays):
+    def compute_all(arrays):
         return {
-            role: _primitive.bind(
-                role,
-                *(arrays[operand] for operand in role.operands),
-                shapes[-1],
-                dtype=dtype,
-                implementation=implementation,
+            role: compute(
+                role, *(arrays[operand] for operand in role.operands), shapes[-1], implementation
             )
             for role in roles(implementation, shapes)
         }
 
     arguments = {role: jnp.asarray(array) for role, array in arrays.items()}
-    return jax.jit(compute).lower(arguments).compile(compiler_options), arguments
+    return jax.jit(compute_all).lower(arguments).compile(compiler_options), arguments
 
 
 def computed(implementation, shapes, dtype, compiler_options=None):

@@ -9,26 +9,49 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_roles
-from implementation_cases import CASES, LONG_SUMS, case, compile_roles, operands, supported
+from implementation_cases import CASES, LONG_SUMS, case, compile_roles, compute, operands, supported
 
-from grouped_conv_jax import _primitive
+from grouped_conv_jax import conv_general_dilated
 from grouped_conv_jax._convolution import Role
 
 
 def compiled(role, shapes, implementation=None, mapped=False):
     """A role's program; of pairs of operands, one for each of two indices, if they are mapped."""
     arrays = [operands(shapes, np.float32)[operand] for operand in role.operands]
-    compute = functools.partial(
-        _primitive.bind,
-        role,
-        convolution=shapes[-1],
-        dtype=np.dtype(np.float32),
-        implementation=implementation,
-    )
     if mapped:
-        compute = jax.vmap(compute)
+        function = jax.vmap(marked(role, shapes))
         arrays = [np.stack([array, array]) for array in arrays]
-    return jax.jit(compute).lower(*arrays).compile()
+    else:
+        function = functools.partial(
+            compute, role, convolution=shapes[-1], implementation=implementation
+        )
+    return jax.jit(function).lower(*arrays).compile()
+
+
+def marked(role, shapes):
+    """A role of lax's convolution, as a program gets it."""
+    *lhs_and_rhs, convolution = shapes
+    digits = "".join(map(str, range(len(convolution.image))))
+
+    def forward(x, filters):
+        return conv_general_dilated(
+            x,
+            filters,
+            convolution.strides,
+            convolution.padding,
+            rhs_dilation=convolution.dilation,
+            dimension_numbers=(f"N{digits}C", f"{digits}IO", f"N{digits}C"),
+            feature_group_count=convolution.groups,
+        )
+
+    x, filters = (jax.ShapeDtypeStruct(shape, np.float32) for shape in lhs_and_rhs)
+    return {
+        Role.FORWARD: forward,
+        Role.INPUT_GRADIENT: lambda w, y: jax.linear_transpose(lambda x: forward(x, w), x)(y)[0],
+        Role.FILTER_GRADIENT: lambda x, y: jax.linear_transpose(
+            lambda w: forward(x, w), filters
+        )(y)[0],
+    }[role]
 
 
 @pytest.mark.parametrize(
@@ -49,19 +72,16 @@ def test_filter_gradients_of_every_sample_are_right_and_no_convolutions(name):
     arrays = operands(shapes, np.float32)
     x, y = arrays[Role.INPUT_GRADIENT], arrays[Role.FORWARD]
 
-    def of_sample(x, y):
-        return _primitive.bind(
-            Role.FILTER_GRADIENT, x[None], y[None], convolution, dtype=x.dtype, implementation=None
-        )
-
-    compiled = jax.jit(jax.vmap(of_sample)).lower(x, y).compile()
+    one = (1, *x_shape[1:]), filter_shape, convolution
+    of_sample = marked(Role.FILTER_GRADIENT, one)
+    compiled = jax.jit(jax.vmap(of_sample)).lower(x[:, None], y[:, None]).compile()
     one_by_one = [
         reference_roles.filter_gradient(
             image[None].astype(np.float64), cotangent[None].astype(np.float64), convolution
         )
         for image, cotangent in zip(x, y, strict=True)
     ]
-    np.testing.assert_allclose(compiled(x, y), one_by_one, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(compiled(x[:, None], y[:, None]), one_by_one, rtol=1e-5, atol=1e-5)
     # XLA:CPU computes a convolution in a loop on one core.
     assert " convolution(" not in compiled.as_text()
 
@@ -180,12 +200,8 @@ def test_16_bit_numbers_that_meet_1x1_filters_are_matrix_products(role):
     shapes = case((28, 28), (1, 1), 40, 40, 3, batch=8)
     arrays = [operands(shapes, jnp.bfloat16)[operand] for operand in role.operands]
 
-    def compute(lhs, rhs):
-        return _primitive.bind(
-            role, lhs, rhs, shapes[-1], dtype=np.dtype(jnp.bfloat16), implementation=None
-        )
-
-    assert "stablehlo.dot_general" in jax.jit(compute).lower(*arrays).as_text()
+    program = jax.jit(functools.partial(compute, role, convolution=shapes[-1])).lower(*arrays)
+    assert "stablehlo.dot_general" in program.as_text()
 
 
 @pytest.mark.parametrize("role", [Role.FORWARD, Role.INPUT_GRADIENT])
@@ -193,13 +209,9 @@ def test_a_gpu_s_sums_are_one_fusion_and_not_strips(role):
     shapes = case((28, 28), (7, 7), 1, 1, 192, batch=8, pad=3)
     arrays = [operands(shapes, np.float32)[operand] for operand in role.operands]
 
-    def compute(lhs, rhs):
-        return _primitive.bind(
-            role, lhs, rhs, shapes[-1], dtype=np.dtype(np.float32), implementation=None
-        )
-
     def program(platform):
-        return jax.export.export(jax.jit(compute), platforms=[platform])(*arrays).mlir_module()
+        function = jax.jit(marked(role, shapes))
+        return jax.export.export(function, platforms=[platform])(*arrays).mlir_module()
 
     assert "stablehlo.while" in program("cpu")
     assert "stablehlo.while" not in program("cuda")
@@ -246,11 +258,9 @@ def test_loops_are_not_functions_that_run_on_one_core(name, role):
 def test_the_taps_of_a_filter_gradient_are_fused_with_their_concatenation(shapes):
     x, y = (operands(shapes, np.float32)[role] for role in Role.FILTER_GRADIENT.operands)
 
-    def gradient(x, y):
-        return _primitive.bind(
-            Role.FILTER_GRADIENT, x, y, shapes[-1], dtype=x.dtype, implementation="taps"
-        )
-
+    gradient = functools.partial(
+        compute, Role.FILTER_GRADIENT, convolution=shapes[-1], implementation="taps"
+    )
     program = jax.jit(gradient).lower(x, y).compile().as_text()
     entry = program[program.index("\nENTRY") :]
     assert "fusion(" in entry
@@ -275,8 +285,8 @@ def test_programs_grow_less_than_filters(smaller, larger, role):
     def size(shapes):
         arrays = operands(shapes, np.float32)
         lhs, rhs = (jnp.asarray(arrays[operand]) for operand in role.operands)
-        compute = functools.partial(_primitive.bind, role, convolution=shapes[-1], dtype=lhs.dtype)
-        return len(jax.jit(compute).lower(lhs, rhs).as_text())
+        function = functools.partial(compute, role, convolution=shapes[-1])
+        return len(jax.jit(function).lower(lhs, rhs).as_text())
 
     growth = math.prod(larger[-1].filter_size) / math.prod(smaller[-1].filter_size)
     assert size(larger) < (1 + growth) / 2 * size(smaller)

@@ -1,4 +1,4 @@
-"""What surrounds the primitive: eager and compiled calls, export, shards, dtypes."""
+"""What becomes of a marked convolution: eager and compiled calls, export, shards, dtypes."""
 
 import functools
 import re
