@@ -12,6 +12,7 @@ from grouped_conv_jax import _marks
 from grouped_conv_jax._convolution import Role
 from grouped_conv_jax._functional import convolve
 from grouped_conv_jax._matching import match
+from grouped_conv_jax._sharding import is_on_explicit_axes
 
 
 def conv_general_dilated(
@@ -79,7 +80,7 @@ def conv_general_dilated(
         "precision": precision,
         "preferred_element_type": preferred_element_type,
     }
-    if feature_group_count > 1 and out_sharding is None and _is_sharded_by_type(lhs, rhs):
+    if feature_group_count != 1 and out_sharding is None and is_on_explicit_axes(lhs, rhs):
         return _convolve_as_planned(lhs, rhs, arguments)
     with _marks.scope(None):
         return lax.conv_general_dilated(lhs, rhs, out_sharding=out_sharding, **arguments)
@@ -87,13 +88,6 @@ def conv_general_dilated(
 
 conv_general_dilated_with_pointwise = conv_general_dilated
 """An older name of :func:`conv_general_dilated`."""
-
-
-def _is_sharded_by_type(*operands: Any) -> bool:
-    return any(
-        isinstance(operand, jax.Array) and any(jax.typeof(operand).sharding.spec)
-        for operand in operands
-    )
 
 
 def _convolve_as_planned(lhs: jax.Array, rhs: jax.Array, arguments: dict[str, Any]) -> jax.Array:

@@ -127,9 +127,9 @@ def convolve(
         implementation, convolution, *convolution.widths(Role.FORWARD, x.shape, filters.shape)
     )
     compute = functools.partial(lax.forward, convolution=convolution)
-    specs = [jax.typeof(array).sharding.spec for array in (x, filters)]
+    explicit = _sharding.is_on_explicit_axes(x, filters)
     with _marks.scope(implementation):
-        if convolution.groups > 1 and any(map(any, specs)) and implementation != "lax":
+        if explicit and convolution.groups > 1 and implementation != "lax":
             return _sharding.as_planned(compute, x, filters, convolution)
         return compute(x, filters)
 

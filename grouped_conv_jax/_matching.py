@@ -87,6 +87,8 @@ def _unsupported(lhs: Any, rhs: Any, parameters: Mapping[str, Any]) -> str | Non
     numbers = parameters["dimension_numbers"]
     if len(lhs.shape) == 2:
         return "it has no spatial axis"
+    if jnp.issubdtype(lhs.dtype, jnp.complexfloating):
+        return "JAX makes real convolutions of complex ones, which are looked at in turn"
     if lhs.dtype != rhs.dtype or not jnp.issubdtype(lhs.dtype, jnp.floating):
         return f"its operands are {lhs.dtype} and {rhs.dtype}, not floating-point numbers of a kind"
     if 0 in (*lhs.shape, *rhs.shape):
@@ -338,7 +340,7 @@ def _filter_gradient_exchanged(equation: _Equation) -> Match:
 
 def _exchange(filters: jax.Array, groups: int) -> jax.Array:
     """Reversed, ``(*taps, A, G*B)`` to ``(*taps, B, G*A)``: another convolution's transpose."""
-    reversed_ = jnp.flip(filters, range(filters.ndim - 2))
+    reversed_ = jnp.flip(filters, tuple(range(filters.ndim - 2)))
     split = reversed_.reshape(*filters.shape[:-1], groups, -1)
     exchanged = jnp.swapaxes(split, -3, -1)
     return exchanged.reshape(*exchanged.shape[:-2], -1)

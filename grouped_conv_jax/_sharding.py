@@ -261,6 +261,14 @@ def _axes(entry: Any) -> tuple[str, ...]:
     return (entry,) if isinstance(entry, str) else tuple(entry)
 
 
+def is_on_explicit_axes(*operands: Any) -> bool:
+    """Whether the types of arrays are sharded over a mesh, or would be if it were asked for."""
+    return any(
+        isinstance(operand, jax.Array) and bool(jax.typeof(operand).sharding.mesh.explicit_axes)
+        for operand in operands
+    )
+
+
 def as_planned(
     compute: Callable[[jax.Array, jax.Array], jax.Array],
     x: jax.Array,

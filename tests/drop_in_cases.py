@@ -54,20 +54,23 @@ CASES = {
     "lhs_dilation of one": case((2, 5, 5, 4), (2, 2, 1, 4), 4, (1, 1), "SAME", lhs_dilation=(1, 1)),
     "filter larger than the image": case((2, 2, 9, 4), (3, 3, 1, 4), 4, (2, 2), "VALID"),
     "no image": case((0, 5, 5, 4), (3, 3, 1, 4), 4, (2, 2), "SAME"),
-    "precision": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", precision=["highest", "high"]),
-}
-# Everything that goes to lax as it is, whether 1x1 filters of one group are products or not.
-UNCHANGED = {
-    "one group": case((2, 5, 5, 4), (3, 3, 4, 6), 1, (1, 1), "SAME"),
-    "one group, padded 1x1": case((2, 9, 5, 6), (12, 9, 1, 1), 1, (1, 1), ((0, 1), (0, 0)), None),
     "transposed": case(
         (2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), ((2, 1), (0, 1)), lhs_dilation=(2, 1)
     ),
     "groups of the batch": case((4, 5, 5, 3), (3, 3, 3, 8), 1, (1, 1), "SAME", batch_group_count=2),
+    "precision": case((2, 5, 5, 4), (3, 3, 1, 4), 4, (1, 1), "SAME", precision=["highest", "high"]),
+}
+# Everything that is lowered as lax lowers it.
+UNCHANGED = {
+    "one group": case((2, 5, 5, 4), (3, 3, 4, 6), 1, (1, 1), "SAME"),
+    "one group, padded 1x1": case((2, 9, 5, 6), (12, 9, 1, 1), 1, (1, 1), ((0, 1), (0, 0)), None),
+    "both images strided": case(
+        (2, 5, 5, 4), (3, 3, 1, 4), 4, (2, 1), ((2, 1), (0, 1)), lhs_dilation=(2, 1)
+    ),
     "no spatial axis": case((2, 4), (2, 6), 2, (), (), ("NC", "IO", "NC")),
     "empty filters": case((2, 5, 5, 4), (0, 3, 1, 4), 4, (1, 1), "VALID"),
 }
-# 1x1 filters of one group, which are matrix products where that is asked for.
+# 1x1 filters of one group, which are matrix products.
 POINTWISE = {
     "1x1": case((2, 5, 6, 8), (1, 1, 8, 12), 1, (1, 1), "SAME"),
     "1x1, NCHW": case((2, 9, 5, 6), (12, 9, 1, 1), 1, (1, 1), "VALID", None),

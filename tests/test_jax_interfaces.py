@@ -1,11 +1,13 @@
-"""The interfaces inside of JAX that the primitive is built on.
+"""The interfaces inside of JAX that the package is built on.
 
-Where one of these tests fails, a new JAX has changed what ``_primitive.py`` uses.
+Where one of these tests fails, a new JAX has changed what ``_jax_internals.py`` uses.
 """
 
 import dataclasses
 import functools
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
 
 import jax
@@ -13,18 +15,21 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.interpreters import ad, batching, mlir
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core.primitives import conv_general_dilated_p
+from jax.interpreters import mlir
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grouped_conv_jax import _primitive
+from grouped_conv_jax import _jax_internals
 
 DEVICES = 8
-MESSAGE = f"JAX {jax.__version__} changed an interface that grouped_conv_jax/_primitive.py uses"
+MESSAGE = f"JAX {jax.__version__} changed an interface that _jax_internals.py uses"
 
 
 def new_product():
-    """A bilinear primitive, and what its rules are called with."""
+    """A primitive, and what its lowering rule is called with."""
     product, calls = jax.extend.core.Primitive("product_of_the_test"), {}
 
     def multiply(x, y, *, scale):
@@ -34,17 +39,6 @@ def new_product():
         del y, parameters
         return x.update(weak_type=False)
 
-    def transpose(position):
-        def rule(cotangent, x, y, **parameters):
-            calls["transpose"] = (cotangent, x, y, parameters)
-            return cotangent * (y if position == 0 else x) * parameters["scale"]
-
-        return rule
-
-    def batch(operands, dims, **parameters):
-        calls["batch"] = (operands, dims, parameters)
-        return product.bind(*operands, **parameters), 0
-
     product.def_impl(multiply)
     product.def_abstract_eval(result_type)
     rule = mlir.lower_fun(multiply, multiple_results=False)
@@ -53,8 +47,6 @@ def new_product():
         calls["lower"] = (ctx, operands, parameters)
         return rule(ctx.replace(avals_in=list(ctx.avals_in)), *operands, **parameters)
 
-    ad.defbilinear(product, transpose(0), transpose(1))
-    batching.primitive_batchers[product] = batch
     mlir.register_lowering(product, lower, platform="cpu")
     return functools.partial(product.bind, scale=3.0), calls
 
@@ -62,10 +54,8 @@ def new_product():
 @pytest.mark.parametrize(
     ("function", "parameters"),
     [
-        (ad.defbilinear, ("prim", "lhs_rule", "rhs_rule")),
         (mlir.lower_fun, ("fun", "multiple_results")),
         (mlir.register_lowering, ("prim", "rule", "platform")),
-        (jax.lax.pcast, ("x", "axis_name", "to")),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -74,21 +64,89 @@ def test_functions_take_these_arguments(function: Callable, parameters):
     assert set(parameters) <= set(taken), f"{MESSAGE}: {function.__name__}{tuple(taken)}"
 
 
-def test_a_transpose_rule_gets_the_cotangent_and_the_type_of_the_linear_operand():
-    product, calls = new_product()
-    value, gradient = jax.value_and_grad(product)(2.0, 5.0)
-    cotangent, x, y, parameters = calls["transpose"]
-    assert (float(value), float(gradient)) == (30, 15), MESSAGE
-    assert (float(cotangent), float(y), parameters) == (1, 5, {"scale": 3.0}), MESSAGE
-    assert x.aval.dtype == jnp.float32, MESSAGE
+def test_convolutions_have_a_rule_for_each_platform_and_ours_is_in_front():
+    tables = [mlir._lowerings, *mlir._platform_specific_lowerings.values()]
+    rules = [t[conv_general_dilated_p].rule for t in tables if conv_general_dilated_p in t]
+    assert len(rules) >= 1, MESSAGE
+    assert {rule.__module__ for rule in rules} == {_jax_internals.__name__}, MESSAGE
 
 
-def test_a_batching_rule_gets_none_for_what_is_not_mapped():
+def convolution():
+    """A convolution, and its operands."""
+    x, w = jnp.ones((1, 5, 4)), jnp.ones((3, 1, 4))
+    numbers = ("NWC", "WIO", "NWC")
+    return (
+        lambda x, w: lax.conv_general_dilated(
+            x, w, (1,), "SAME", dimension_numbers=numbers, feature_group_count=4
+        ),
+        x,
+        w,
+    )
+
+
+def test_a_mark_is_in_the_equation_and_in_the_context_of_its_rule():
+    convolve, *operands = convolution()
+
+    def marked(*operands):
+        with set_xla_metadata(mark_of_the_test="word"):
+            return convolve(*operands)
+
+    x, w = operands
+    for function, arguments in [
+        (marked, (x, w)),
+        (jax.grad(lambda x, w: jnp.sum(jnp.sin(marked(x, w)))), (x, w)),
+        (jax.vmap(marked, (0, None)), (x[None], w)),
+    ]:
+        *_, equation = _jax_internals.convolutions(jax.make_jaxpr(function)(*arguments).jaxpr)
+        assert _jax_internals.metadata(equation.ctx) == {"mark_of_the_test": "word"}, MESSAGE
+
     product, calls = new_product()
-    y = jax.vmap(product, (0, None))(jnp.arange(3.0), 5.0)
-    _, dims, parameters = calls["batch"]
-    np.testing.assert_array_equal(y, [0, 15, 30], MESSAGE)
-    assert (tuple(dims), parameters) == ((0, None), {"scale": 3.0}), MESSAGE
+    with set_xla_metadata(mark_of_the_test="word"):
+        jax.jit(product).lower(2.0, 5.0)
+    ctx = calls["lower"][0]
+    assert _jax_internals.metadata(ctx) == {"mark_of_the_test": "word"}, MESSAGE
+    assert _jax_internals.platforms(ctx) == ("cpu",), MESSAGE
+
+
+def test_none_takes_a_mark_away():
+    convolve, *operands = convolution()
+    with set_xla_metadata(mark_of_the_test="word"), set_xla_metadata(mark_of_the_test=None):
+        (equation,) = _jax_internals.convolutions(jax.make_jaxpr(convolve)(*operands).jaxpr)
+    assert _jax_internals.metadata(equation.ctx) == {}, MESSAGE
+
+
+def test_the_line_of_an_equation_is_known():
+    convolve, *operands = convolution()
+    (equation,) = _jax_internals.convolutions(jax.make_jaxpr(convolve)(*operands).jaxpr)
+    assert "test_jax_interfaces.py:" in _jax_internals.where(equation), MESSAGE
+
+
+WITHOUT_TABLES = """
+import warnings
+import jax.interpreters
+import jax.numpy as jnp
+from jax.interpreters import mlir
+
+class WithoutTables:
+    def __getattr__(self, name):
+        if name == "_platform_specific_lowerings":
+            raise AttributeError(name)
+        return getattr(mlir, name)
+
+jax.interpreters.mlir = WithoutTables()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import grouped_conv_jax
+    x, w = jnp.ones((1, 5, 5, 4)), jnp.ones((3, 3, 1, 1, 4))
+    ys = [grouped_conv_jax.grouped_conv2d(x, w, implementation=name) for name in (None, "lax")]
+assert (ys[0] == ys[1]).all()
+(text,) = [str(one.message) for one in caught if "grouped_conv_jax" in str(one.message)]
+assert "every convolution is computed by jax.lax" in text, text
+"""
+
+
+def test_without_the_tables_lax_computes_everything_and_one_warning_says_so():
+    subprocess.run([sys.executable, "-c", WITHOUT_TABLES], check=True, timeout=120)
 
 
 def test_a_lowering_rule_gets_a_context_whose_types_can_be_replaced():
@@ -133,24 +191,4 @@ def test_a_sharding_tells_which_device_has_which_tile():
         (P("model", "data"), [[0, 1, 2, 3] * 2, [0] * 4 + [1] * 4]),
     ]:
         array = jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=NamedSharding(mesh, spec))
-        np.testing.assert_array_equal(_primitive._tiling(array), tiling, MESSAGE)
-
-
-def test_a_type_tells_over_which_axes_of_a_mesh_an_array_varies():
-    types = []
-
-    def note(x):
-        types.append(jax.typeof(x))
-        return x
-
-    mesh = jax.make_mesh((1,), ("data",), (AxisType.Auto,))
-    jax.shard_map(note, mesh=mesh, in_specs=P("data"), out_specs=P("data"))(jnp.ones(1))
-    assert types[0].manual_axis_type.varying == {"data"}, MESSAGE
-    replicated = types[0].sharding.update(spec=P())
-    other = types[0].update(shape=(2, 3), dtype=jnp.bfloat16, sharding=replicated)
-    assert (other.shape, other.dtype) == ((2, 3), jnp.bfloat16), MESSAGE
-    assert other.manual_axis_type.varying == {"data"}, MESSAGE
-
-
-def test_the_primitive_is_one_of_jax_s():
-    assert isinstance(_primitive.primitive, jax.extend.core.Primitive), MESSAGE
+        np.testing.assert_array_equal(_jax_internals.tiling(array), tiling, MESSAGE)

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from sharding_cases import BOTH, collectives, make_mesh
 
-from grouped_conv_jax import conv_general_dilated_with_pointwise, explain, grouped_conv2d
+from grouped_conv_jax import conv_general_dilated, explain, grouped_conv2d
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 SHAPES = (8, 6, 5, 16), (1, 1, 16, 24)
@@ -23,7 +23,7 @@ def layer(x, filters, strides=(1, 1), **arguments):
 
 
 def drop_in(x, filters, strides=(1, 1)):
-    return conv_general_dilated_with_pointwise(
+    return conv_general_dilated(
         x, filters, strides, "VALID", dimension_numbers=NUMBERS
     )
 
@@ -140,5 +140,4 @@ def test_of_types_that_are_sharded_lax_makes_the_results(ours):
     with jax.set_mesh(make_mesh(AxisType.Explicit)):
         x, filters = arrays(*SHAPES)
         x = jax.device_put(x, P("data"))
-        assert "grouped_convolution" not in str(jax.make_jaxpr(ours)(x, filters))
         assert jax.typeof(ours(x, filters)) == jax.typeof(theirs(x, filters))

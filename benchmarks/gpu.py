@@ -1,0 +1,590 @@
+"""Measures every implementation on an NVIDIA GPU, against lax and PyTorch, within a time limit.
+
+    python benchmarks/gpu.py --minutes 8
+
+In this order, while time is left: tests of numbers, 20 telling shapes, training steps of
+MobileNetV2 and ResNeXt-50, the other images of the suites. Each result is a JSON line in ``--out``,
+flushed at once. A summary in Markdown, with a proposed choice for CUDA, covers everything that
+``--out`` holds of this device; ``--minutes 0`` shows it again.
+
+Tests of float32 ask for ``precision="highest"``, and TF32 would fail them. Timings use the default
+precision, in which lax, blocks and PyTorch may multiply in TF32; taps does not. Programs compile in
+parallel while XLA tunes convolutions on the device; ``--workers 1`` compiles them one at a time.
+Nothing else runs during timing, except for compilations that exceeded their limit.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import itertools
+import json
+import math
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if importlib.util.find_spec("grouped_conv_jax") is None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from grouped_conv_jax import grouped_conv2d
+from grouped_conv_jax._convolution import Role
+from grouped_conv_jax._padding import Padding
+from grouped_conv_jax.benchmarks import machine, reference, timing, training
+from grouped_conv_jax.benchmarks.contenders import Contender
+from grouped_conv_jax.benchmarks.harness import Settings
+from grouped_conv_jax.benchmarks.networks import CLASSES, NETWORKS
+from grouped_conv_jax.benchmarks.pytorch import Torch, TorchUnavailableError
+from grouped_conv_jax.benchmarks.results import geometric_mean
+from grouped_conv_jax.benchmarks.suites import SUITES, Case, collect
+
+# lax comes first, since errors refer to it.
+NAMES: dict[str, str | None] = {"lax": "lax", "taps": "taps", "blocks": "blocks", "ours": None}
+PORTABLE, LAYOUT = ("taps", "blocks"), "channels-last"
+ROLES, PER_SAMPLE = ("forward", "input_gradient", "filter_gradient"), "per_sample_gradient"
+DTYPES = ("float32", "bfloat16")
+# The largest error of float32 with precision="highest"; TF32 is off by about 1e-3.
+HIGHEST_LIMIT = 1e-4
+SHAPES_AT_ONCE = 4
+MARK = re.compile(r'grouped_conv_jax = "\w+"')
+
+Record = dict[str, Any]
+Rows = dict[tuple[str, str, str], dict[str, Record]]
+
+
+def make_case(
+    image: Any, channels: int, filters: int, size: Any, groups: int, stride: Any = 1, **more: Any
+) -> Case:
+    """A case of two images; "same", the default, pads unevenly where a stride leaves an odd row."""
+    numbers = (image, size, stride, more.get("dilation", 1))
+    pixels, taps, strides, steps = ((n, n) if isinstance(n, int) else n for n in numbers)
+    sides = Padding.parse(more.get("padding", "same"), 0).resolve(pixels, taps, strides, steps)
+    return Case(2, pixels, channels, filters, taps, groups, strides, steps, sides)
+
+
+CAUSAL = (0, 0, 3, 0)
+TESTED = (
+    make_case((9, 8), 6, 6, 3, 6, 2),
+    make_case((5, 4), 24, 32, 1, 4, (2, 1)),
+    make_case((12, 11), 33, 33, 5, 33, dilation=2),
+    make_case((11, 10), 4, 12, (2, 3), 4, (3, 2)),
+    make_case((9, 8), 20, 20, 3, 5, 2),
+    make_case((6, 5), 14, 35, 3, 7),
+    make_case((13, 12), 48, 48, 3, 2, 2, padding=1),
+    make_case((1, 65), 16, 16, (1, 4), 16, padding=CAUSAL),
+    make_case(17, 8, 8, 15, 8, 2, padding=((7, 6), (5, 7))),
+)
+TELLING = (
+    make_case(56, 128, 128, 3, 128),
+    make_case(28, 192, 192, 3, 192, 2),
+    make_case(56, 128, 128, 3, 32),
+    make_case(14, 480, 480, 5, 480),
+    make_case(56, 96, 96, 7, 96),
+    make_case((1, 1024), 512, 512, (1, 4), 512, padding=CAUSAL),
+    make_case(28, 64, 128, 3, 64),
+    make_case(28, 256, 256, 1, 4),
+    make_case(14, 512, 512, 3, 32),
+    make_case(112, 96, 96, 3, 96, 2, padding=1),
+    make_case(56, 144, 144, 5, 144, 2),
+    make_case(14, 384, 384, 7, 384),
+    make_case(7, 960, 960, 3, 960),
+    make_case(28, 336, 336, 3, 14, 2, padding=1),
+    make_case(56, 32, 128, 5, 32),
+    make_case(28, 240, 60, 1, 3),
+    make_case(14, 512, 512, 27, 512),
+    make_case(56, 128, 128, 31, 128),
+)
+# Telling shapes of which each sample has a gradient of the filters.
+SAMPLED = (make_case(28, 192, 192, 3, 192), make_case(28, 256, 256, 3, 32))
+# Whatever takes about as long as this is bound by the host, which starts it.
+SMALLEST = make_case(1, 1, 1, 1, 1)
+
+
+class Task(NamedTuple):
+    """A case and what is computed of it: one of :data:`ROLES`, or :data:`PER_SAMPLE`."""
+
+    case: Case
+    role: str
+    dtype: str
+
+    @property
+    def computed(self) -> Role:
+        """The role, of the batch or of each sample."""
+        return Role.FILTER_GRADIENT if self.role == PER_SAMPLE else Role[self.role.upper()]
+
+    def record(self) -> Record:
+        """What identifies it, and what a choice may depend on."""
+        weights = self.case.channels * self.case.filters // self.case.groups**2
+        about = {"weights_per_tap": weights, "taps": math.prod(self.case.filter_size)}
+        return {"shape": str(self.case), "role": self.role, "dtype": self.dtype} | about
+
+    def operands(self) -> list[np.ndarray]:
+        """Normally distributed operands, the same ones every time."""
+        random, dtype = np.random.default_rng(0), jnp.dtype(self.dtype)
+        shapes = [self.case.shape(operand) for operand in self.computed.operands]
+        return [random.standard_normal(shape, np.float32).astype(dtype) for shape in shapes]
+
+    def limit(self, highest: bool) -> float:
+        """The largest error; in default precision, what the harness allows on accelerators."""
+        if highest and self.dtype == "float32":
+            return HIGHEST_LIMIT
+        products = max(float(jnp.finfo(self.dtype).eps), 2.0**-10)
+        sums = float(np.finfo(np.float32).eps) * math.sqrt(self.case.terms(self.computed))
+        return 8 * (products + sums)
+
+    def program(self, implementation: str | None, highest: bool) -> "Program":
+        """Calls the public function, differentiated and batched; operands are canonical."""
+        case, dtype = self.case, self.dtype
+        precision = "highest" if highest and dtype == "float32" else None
+        keywords: Any = {"stride": case.stride, "dilation_factor": case.dilation}
+        keywords |= {"padding": case.padding, "precision": precision}
+
+        def forward(x: Any, filters: Any) -> Any:
+            weights = filters.reshape(*filters.shape[:3], case.groups, -1).swapaxes(3, 4)
+            return grouped_conv2d(x, weights, implementation=implementation, **keywords)
+
+        def input_gradient(filters: Any, y: Any) -> Any:
+            x = jnp.zeros(case.shape(Role.INPUT_GRADIENT), dtype)
+            return jax.vjp(forward, x, filters)[1](y)[0]
+
+        def filter_gradient(x: Any, y: Any) -> Any:
+            filters = jnp.zeros(case.shape(Role.FILTER_GRADIENT), dtype)
+            return jax.vjp(forward, x, filters)[1](y)[1]
+
+        def per_sample_gradient(x: Any, y: Any) -> Any:
+            return jax.vmap(lambda x, y: filter_gradient(x[None], y[None]))(x, y)
+
+        functions = (forward, input_gradient, filter_gradient, per_sample_gradient)
+        function = next(one for one in functions if one.__name__ == self.role)
+        shapes = (case.shape(operand) for operand in self.computed.operands)
+        return Program(function, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
+
+    def folded(self, lhs: np.ndarray, rhs: np.ndarray) -> tuple[Case, Role, Any]:
+        """The same as one role of a batch, its samples as groups, as PyTorch's ``vmap`` does it."""
+        if self.role != PER_SAMPLE:
+            return self.case, self.computed, (lhs, rhs)
+        names = ("channels", "filters", "groups")
+        wide: Any = {name: self.case.batch * getattr(self.case, name) for name in names}
+        pair = [np.moveaxis(a, 0, -2).reshape(1, *a.shape[1:-1], -1) for a in (lhs, rhs)]
+        return dataclasses.replace(self.case, batch=1, **wide), self.computed, pair
+
+    def unfolded(self, result: np.ndarray) -> np.ndarray:
+        """The result of what :meth:`folded` returns, as the programs give it."""
+        if self.role != PER_SAMPLE:
+            return result
+        return np.moveaxis(result.reshape(*result.shape[:-1], self.case.batch, -1), -2, 0)
+
+
+class Program:
+    """A program that a thread of its own compiles, so that nobody has to wait for it."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self._function, self._arguments = function, arguments
+        self.owner, self.started = self, math.inf
+        self._compiled: Any = None
+        self.seconds: float | None = None
+        self.failure: str | None = None
+
+    def start(self, known: dict[str, "Program"]) -> None:
+        """Begins to compile, unless an equal program, apart from marks, is known."""
+        self.thread = threading.Thread(target=self._build, args=(known,), daemon=True)
+        self.thread.start()
+
+    def _build(self, known: dict[str, "Program"]) -> None:
+        # Whatever a compilation raises is what is to be known about it.
+        try:
+            lowered = jax.jit(self._function).lower(*self._arguments)
+            self.owner = known.setdefault(MARK.sub("", lowered.as_text()), self)
+            if self.owner is self:
+                self.started = start = time.perf_counter()
+                self._compiled = lowered.compile()
+                self.seconds = round(time.perf_counter() - start, 2)
+        except Exception as failure:
+            self.failure = timing.describe(failure)
+
+    def problem(self) -> str | None:
+        """Why there is nothing to run."""
+        return self.failure or self.owner.failure
+
+    def contender(self, arguments: Sequence[Any]) -> Contender:
+        """What was compiled, ready to run."""
+        run, queued = self.owner._compiled, jax.default_backend() != "cpu"
+        wait = jax.block_until_ready
+        return Contender("", "", lambda: run(*arguments), wait, queued, {}, np.asarray)
+
+
+class Session:
+    """How and how long to measure, and where results go."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self._end = options, options.start + 60 * options.minutes
+        self._file = options.out.open("a")
+        described, self.torch, missing = machine.describe(), None, None
+        try:
+            self.torch = Torch(machine.cores())
+        except TorchUnavailableError as failure:
+            missing = str(failure)
+        self.common = {"device": described["device"], "versions": machine.versions()}
+        given = {name: str(value) for name, value in vars(options).items()}
+        self.record("run", machine=described, options=given, torch_missing=missing)
+
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self._end - time.perf_counter()
+
+    def record(self, kind: str, **fields: Any) -> None:
+        """Writes a result at once."""
+        known = {name: value for name, value in fields.items() if value is not None}
+        self._file.write(json.dumps({"kind": kind} | self.common | known) + "\n")
+        self._file.flush()
+
+    def attempt(self, piece: Callable[..., None], *arguments: Any) -> None:
+        """Runs a piece if a tenth of the time is left; its failure is a result too."""
+        late = "" if self.left() > 6 * self.options.minutes else ": skipped, for lack of time"
+        sys.stderr.write(f"[{self.left():4.0f} s left] {piece.__name__}{late}\n")
+        try:
+            if not late:
+                piece(self, *arguments)
+        except Exception as failure:
+            self.record("failure", role=piece.__name__, failure=timing.describe(failure))
+
+    def compile(self, tasks: list[Task], highest: bool, share: float) -> dict[Task, Any]:
+        """A program for each implementation of each task, within a share of the whole time."""
+        pairs = list(itertools.product(tasks, NAMES))
+        made = {pair: pair[0].program(NAMES[pair[1]], highest) for pair in pairs}
+        # Long sums over taps compile for longest, and so come first; they are taken from the end.
+        pairs.sort(key=lambda pair: (pair[1] == "taps", math.prod(pair[0].case.filter_size)))
+        waiting, running = [made[pair] for pair in pairs], list[Program]()
+        known: dict[str, Program] = {}
+        limit, minutes = self.options.compile_limit, self.options.minutes
+        # Some of the time is left for what has been compiled.
+        stop = max(1.5 * minutes, self.left() - 60 * share * minutes)
+        while (waiting or running) and self.left() > stop:
+            for program in running:
+                if program.thread.is_alive() and time.perf_counter() - program.started > limit:
+                    program.failure = f"compile limit: more than {limit:g} s"
+            running = [one for one in running if one.thread.is_alive() and not one.failure]
+            while waiting and len(running) < self.options.workers:
+                running.append(waiting.pop())
+                running[-1].start(known)
+            time.sleep(0.01)
+        for program in (*running, *waiting):
+            program.failure = "no time left to compile"
+        return {task: {name: made[task, name] for name in NAMES} for task in tasks}
+
+    def time(self, contenders: dict[str, Contender]) -> dict[str, Record]:
+        """Lower quartiles of the microseconds a call, from turns of many queued calls."""
+        calls = dict.fromkeys(contenders, 1)
+        turns: dict[str, list[float]] = {name: [] for name in contenders}
+        for name, contender in contenders.items():
+            estimate = timing.first_calls(contender)[1]
+            if contender.queued:
+                calls[name] = max(1, min(300, int(self.options.turn / estimate)))
+        for _, (name, one) in itertools.product(range(self.options.turns), contenders.items()):
+            # Two turns of something slow tell enough.
+            if len(turns[name]) < 2 or sum(turns[name]) * calls[name] < 1:
+                start = time.perf_counter()
+                for _ in range(calls[name]):
+                    result = one.run()
+                one.wait(result)
+                turns[name].append((time.perf_counter() - start) / calls[name])
+        times: dict[str, Record] = {}
+        for name, own in turns.items():
+            quartile = timing.rounded(1e6 * float(np.quantile(own, 0.25)))
+            times[name] = {"microseconds": quartile, "repetitions": calls[name] * len(own)}
+        return times
+
+
+def verdict(result: np.ndarray, expected: np.ndarray, limit: float, against: str) -> Record:
+    """The largest error, in root mean squares, of about a million elements; NaN fails."""
+    step = expected.size >> 20 | 1
+    own, right = (np.ravel(array)[::step].astype(np.float64) for array in (result, expected))
+    error = timing.rounded(float(np.max(np.abs(own - right)) / np.sqrt(np.mean(right**2))))
+    wrong = {} if error <= limit else {"failure": f"wrong: error {error:.1e}, above {limit:.1e}"}
+    return {"error": error, "against": against} | wrong
+
+
+def check_numbers(session: Session, cases: Sequence[Case]) -> None:
+    """Compares jit, vjp and vmap(vjp) of every implementation, lax too, with NumPy's float64."""
+    roles = (*ROLES, PER_SAMPLE)
+    tasks = [Task(*parts) for parts in itertools.product(cases, roles, DTYPES)]
+    for task, programs in session.compile(tasks, highest=True, share=0.25).items():
+        operands = task.operands()
+        case, role, folded = task.folded(*(array.astype(np.float64) for array in operands))
+        exact = task.unfolded(reference.compute(case, role, *folded))
+        for name, program in programs.items():
+            fields: Record = {"implementation": name, "note": program.problem()}
+            if not program.problem():
+                result = np.asarray(program.contender(operands).run())
+                fields |= verdict(result, exact, task.limit(highest=True), "float64")
+            session.record("numbers", **task.record(), **fields)
+
+
+def measure_shapes(session: Session, shapes: Sequence[tuple[Case, tuple[str, ...]]]) -> None:
+    """Times some roles of some cases: compiles all of it, then measures one by one."""
+    tasks = [
+        Task(dataclasses.replace(case, batch=session.options.batch), role, dtype)
+        for case, roles in shapes
+        for role, dtype in itertools.product(roles, DTYPES)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        prepared = [pool.submit(prepare_operands, session, task) for task in tasks]
+        programs = session.compile(tasks, highest=False, share=1.0)
+    for task, operands in zip(tasks, prepared, strict=True):
+        if session.left() > 0:
+            measure_task(session, task, programs[task], *operands.result())
+
+
+def prepare_operands(session: Session, task: Task) -> tuple[list[Any], dict[str, Any]]:
+    """Brings operands to the device, for JAX and for PyTorch, which may say why it cannot."""
+    operands, rivals = task.operands(), dict[str, Any]()
+    try:
+        if session.torch:
+            made = session.torch.prepare(*task.folded(*operands), LAYOUT)
+            own = made.to_numpy
+            rivals = {LAYOUT: dataclasses.replace(made, to_numpy=lambda y: task.unfolded(own(y)))}
+    except Exception as failure:
+        rivals = {LAYOUT: timing.describe(failure)}
+    return [jax.device_put(array) for array in operands], rivals
+
+
+def measure_task(
+    session: Session,
+    task: Task,
+    programs: dict[str, Program],
+    operands: list[Any],
+    rivals: dict[str, Any],
+) -> None:
+    """Compares every contender's result with lax's, then times those that run."""
+    records: dict[str, Record] = {}
+    contenders: dict[str, Any] = {}
+    for name, program in programs.items():
+        same = [other for other, one in programs.items() if one.owner is program.owner]
+        note = f"one program: {', '.join(same)}" if same[1:] else None
+        records[name] = {"compile_seconds": program.owner.seconds, "note": note}
+        contenders[name] = program.problem() or program.contender(operands)
+    expected: np.ndarray | None = None
+    for name, contender in (contenders | rivals).items():
+        contenders[name], record = contender, records.setdefault(name, {})
+        if isinstance(contender, str):
+            record["note"] = contenders.pop(name)
+            continue
+        try:
+            result = contender.to_numpy(contender.run())
+        except Exception as failure:
+            record["failure"] = timing.describe(failure)
+            del contenders[name]
+            continue
+        if name == "lax":
+            expected = result
+        elif expected is not None:
+            record |= verdict(result, expected, task.limit(highest=False), "lax")
+    record_times(session, task.record(), records, contenders)
+
+
+def record_times(
+    session: Session, about: Record, records: dict[str, Record], contenders: dict[str, Contender]
+) -> None:
+    """Times the contenders and writes a line for each, failed ones included."""
+    kinds = {"lax": "lax", "ours": "ours", LAYOUT: "torch"}
+    times = session.time(contenders)
+    for name, record in records.items():
+        who = {"contender": kinds.get(name, "forced"), "implementation": name}
+        session.record("time", **about, **who, **times.get(name, {}), **record)
+
+
+def measure_training(session: Session, name: str) -> None:
+    """Times training steps in Linen and PyTorch, in float32; all of them are prepared at once."""
+    network, options, random = NETWORKS[name], session.options, np.random.default_rng(0)
+    if options.rehearse:
+        features = network.blocks[0].layers[-1].filters
+        network = dataclasses.replace(network, blocks=network.blocks[:1], features=features)
+    shape = (options.batch, options.image_size, options.image_size, 3)
+    images = random.standard_normal(shape, np.float32)
+    labels = random.integers(CLASSES, size=options.batch, dtype=np.int32)
+    settings, pool = Settings(against=("lax", "torch")), ThreadPoolExecutor()
+    futures = {
+        LAYOUT if variant == LAYOUT else kind: pool.submit(prepare)
+        for kind, variant, prepare in training._candidates(
+            network, settings, session.torch, images, labels
+        )
+        if variant in ("linen", LAYOUT)
+    }
+    records: dict[str, Record] = {}
+    contenders: dict[str, Contender] = {}
+    for kind, future in futures.items():
+        problem = future.exception(session.left())
+        if isinstance(problem, Exception):
+            records[kind] = {"failure": timing.describe(problem)}
+        else:
+            contenders[kind] = future.result()
+            records[kind] = dict(contenders[kind].details)
+    if {"ours", "lax"} <= contenders.keys():
+        ours, lax = (training._gradient(contenders[kind].run()) for kind in ("ours", "lax"))
+        training._compare(records["ours"], ours, lax)
+    about = {"shape": f"{name} {shape}", "role": "training_step", "dtype": "float32"}
+    record_times(session, about, records, contenders)
+
+
+def read_rows(session: Session) -> tuple[Rows, list[str]]:
+    """The last times of everything on this device that the host does not bound, and failures."""
+    rows: Rows = {}
+    failures: list[str] = []
+    for record in map(json.loads, session.options.out.read_text().splitlines()):
+        key = [record.get(field, "") for field in ("shape", "role", "dtype")]
+        if record["device"] != session.common["device"]:
+            continue
+        if "failure" in record:
+            words = (record["kind"], *key, record.get("implementation", ""), record["failure"])
+            failures.append(" ".join(words))
+        elif "microseconds" in record:
+            rows.setdefault((key[0], key[1], key[2]), {})[record["implementation"]] = record
+    smallest = str(dataclasses.replace(SMALLEST, batch=session.options.batch))
+    floors, _ = (rows.pop((smallest, "forward", dtype), {}) for dtype in DTYPES)
+    for row in rows.values():
+        for name, one in row.items():
+            floor = floors.get(LAYOUT if name == LAYOUT else "lax", {}).get("microseconds", 0.0)
+            one["host_bound"] = one["microseconds"] < 1.5 * floor
+    return rows, failures
+
+
+def speedups(rows: Rows, name: str, against: str) -> list[tuple[float, str]]:
+    """How many times as fast it is, and where, slowest first; not where the host bounds both."""
+    return sorted(
+        (row[against]["microseconds"] / row[name]["microseconds"], shape)
+        for (shape, *_), row in rows.items()
+        if name in row and against in row
+        if not (row[name]["host_bound"] and row[against]["host_bound"])
+    )
+
+
+def mean(found: list[tuple[float, str]]) -> str:
+    """The geometric mean, and of how many."""
+    if not found:
+        return "-"
+    return f"{geometric_mean([ratio for ratio, _ in found]):.2f} of {len(found)}"
+
+
+def table(rows: Rows) -> list[str]:
+    """A row for each role, dtype and implementation, then where the portable ones beat lax."""
+    lines = ["| role | dtype | implementation | / lax | / PyTorch | worst / lax |"]
+    lines += ["| --- | --- | --- | ---: | ---: | ---: |"]
+    faster = ["", "Faster than lax:", ""]
+    for role, dtype in sorted({key[1:] for key in rows}):
+        own = {key: row for key, row in rows.items() if key[1:] == (role, dtype)}
+        for name in NAMES:
+            found, rivals = speedups(own, name, "lax"), speedups(own, name, LAYOUT)
+            worst = f"{found[0][0]:.2f}, {found[0][1]}" if found else "-"
+            cells = (role, dtype, name, mean(found), mean(rivals), worst)
+            lines.append(f"| {' | '.join(cells)} |")
+            better = [f"{shape} ({ratio:.2f})" for ratio, shape in found[::-1] if ratio > 1]
+            if name in PORTABLE and better:
+                faster.append(f"- {name}, {role}, {dtype}: {'; '.join(better)}")
+    return lines + faster
+
+
+def proposal(rows: Rows) -> list[str]:
+    """For each kind of case the fastest implementation that is 1.1 times as fast as lax.
+
+    One that takes more than 1.2 times as long as lax in one of the cases is not proposed.
+    """
+    groups: dict[tuple[str, ...], Rows] = {}
+    for key, row in rows.items():
+        about = next(iter(row.values()))
+        if "taps" in about:
+            kind = [key[1]]
+            for field, bounds in (("weights_per_tap", (1, 4, 16)), ("taps", (1, 4, 9, 25, 49))):
+                above = f"over {bounds[-1]}"
+                kind.append(next((f"up to {n}" for n in bounds if about[field] <= n), above))
+            groups.setdefault(tuple(kind), {})[key] = row
+    lines = ["| role | weights a tap | taps | taps / lax | blocks / lax | choice |"]
+    lines += ["| --- | --- | --- | ---: | ---: | --- |"]
+    for kinds, own in sorted(groups.items()):
+        found = {name: speedups(own, name, "lax") for name in PORTABLE}
+        means = {"lax": 1.1}
+        for name, pairs in found.items():
+            if pairs and pairs[0][0] > 1 / 1.2:
+                means[name] = geometric_mean([ratio for ratio, _ in pairs])
+        cells = (*kinds, *map(mean, found.values()), max(means, key=means.__getitem__))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def summary(session: Session) -> str:
+    """Markdown: speed, a proposal, and what failed."""
+    rows, failures = read_rows(session)
+    title = f"## {session.common['device']}: speed in times of lax's and of PyTorch's ({LAYOUT})"
+    proposed = ["", "## Proposed choice for cuda", "", *proposal(rows)]
+    failed = ["", f"## Failures: {len(failures)}", "", *(f"- {line}" for line in failures)]
+    return "\n".join([title, "", *table(rows), *proposed, *failed, ""])
+
+
+def parse_options() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--minutes", type=float, default=8.0, help="in all (default: 8)")
+    add("--out", type=Path, default=Path("gpu-results.jsonl"), help="where lines are appended")
+    add("--batch", type=int, default=32, help="images (default: 32)")
+    add("--compile-limit", type=float, default=20.0, help="seconds a program (default: 20)")
+    add("--workers", type=int, default=max(2, machine.cores() // 2), help="that compile at once")
+    add("--rehearse", action="store_true", help="a little of every part, on the CPU")
+    options = parser.parse_args()
+    options.start = time.perf_counter()
+    options.turns, options.turn, options.image_size = 8, 0.005, 224
+    if options.rehearse:
+        options.minutes, options.batch = min(options.minutes, 1.3), 2
+        options.turns, options.image_size = 3, 32
+    return options
+
+
+def measure(session: Session) -> None:
+    """Runs all pieces, a few shapes at a time."""
+    tested: Sequence[Case] = TESTED
+    first: list[Any] = [(SMALLEST, ("forward",)), *((case, ROLES) for case in TELLING)]
+    first += [(case, (PER_SAMPLE,)) for case in SAMPLED]
+    suites = collect(list(SUITES), SMALLEST.batch)
+    rest = [(case, ROLES) for case in suites if len(case.image) == 2 and case not in TELLING]
+    if session.options.rehearse:
+        tested, rest = TESTED[:2], [(TESTED[5], ROLES)]
+        first = [first[0], (TESTED[2], ROLES), (TESTED[7], ROLES), (TESTED[0], (PER_SAMPLE,))]
+    session.attempt(check_numbers, tested)
+    for start in range(0, len(first), SHAPES_AT_ONCE):
+        session.attempt(measure_shapes, first[start : start + SHAPES_AT_ONCE])
+    for name in NETWORKS:
+        session.attempt(measure_training, name)
+    for start in range(0, len(rest), SHAPES_AT_ONCE):
+        session.attempt(measure_shapes, rest[start : start + SHAPES_AT_ONCE])
+
+
+def main() -> int:
+    """Measures and prints the summary; 1 if a number is wrong, 2 without a GPU."""
+    options = parse_options()
+    # PyTorch needs some of the memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")
+    if options.rehearse:
+        jax.config.update("jax_platforms", "cpu")
+    elif jax.default_backend() != "gpu":
+        backend = jax.default_backend()
+        sys.stderr.write(f"there is no GPU: JAX runs on {backend}; --rehearse tries this there\n")
+        return 2
+    session = Session(options)
+    measure(session)
+    sys.stdout.write(summary(session))
+    return int(any(line.startswith("numbers") for line in read_rows(session)[1]))
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    # Compilations that were given up would keep the interpreter.
+    os._exit(status)
