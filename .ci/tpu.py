@@ -3,12 +3,10 @@
 Needs ``jax[tpu]``. A program gathers if it holds a collective that computing each shard where it is
 does not need. Those that are known to are listed in ``KNOWN``; one more or one less is a failure.
 """
-# ruff: noqa: T201
 
 import functools
 import os
 import re
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

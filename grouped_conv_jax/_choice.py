@@ -56,9 +56,7 @@ def check_supported(
 ) -> None:
     """Raises ``NotImplementedError`` if an implementation asked for by name cannot do it."""
     if implementation is not None:
-        why_not = _MODULES[implementation].unsupported(
-            Role.FORWARD, convolution, channels, filters
-        )
+        why_not = _MODULES[implementation].unsupported(Role.FORWARD, convolution, channels, filters)
         if why_not:
             raise NotImplementedError(f"implementation={implementation!r} cannot: {why_not}")
 

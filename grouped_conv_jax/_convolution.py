@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+
 class Role(enum.IntEnum):
     """Which of ``(x, filters, y)`` is computed from the other two, by its position."""
 

@@ -93,9 +93,7 @@ def _explanation(equation: Any, platform: str) -> Explanation:
     lhs, rhs = (variable.aval for variable in equation.invars)
     (out,) = (variable.aval for variable in equation.outvars)
     mark = _marks.of(_jax_internals.metadata(equation.ctx))
-    found, (implementation, reason) = _lowering.decide(
-        mark, lhs, rhs, equation.params, platform
-    )
+    found, (implementation, reason) = _lowering.decide(mark, lhs, rhs, equation.params, platform)
     # Each number of the result is a sum over a filter, whatever the role.
     outputs = rhs.shape[equation.params["dimension_numbers"].rhs_spec[0]]
     return Explanation(

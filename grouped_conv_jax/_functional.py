@@ -108,7 +108,9 @@ def grouped_conv2d(
         lax.check_precision(precision),
         _element_type(preferred_element_type, x.dtype),
     )
-    kernel = weights.transpose(0, 1, 2, 4, 3).reshape(height, width, channels, groups * filters)
+    kernel = jax.lax.reshape(
+        jax.lax.transpose(weights, (0, 1, 2, 4, 3)), (height, width, channels, groups * filters)
+    )
     carried = image.shape[:-3]
     batch = image if len(carried) == 1 else image.reshape(math.prod(carried), *image.shape[-3:])
     y = convolve(batch, kernel, convolution, chosen)
@@ -139,13 +141,14 @@ def _promote(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Brings the arrays to one floating-point dtype by JAX's rules."""
     given = {"x": x, "weights": weights} | ({} if bias is None else {"bias": bias})
-    arrays: dict[str, jax.Array] = {}
     for name, value in given.items():
         _checks.floating_array(name, value)
-        arrays[name] = jnp.asarray(value)
-    dtype = jnp.result_type(*arrays.values())
-    cast = {name: array.astype(dtype) for name, array in arrays.items()}
-    return cast["x"], cast["weights"], cast.get("bias")
+    arrays = [a if isinstance(a, jax.Array) else jnp.asarray(a) for a in given.values()]
+    if len({array.dtype for array in arrays}) > 1:
+        dtype = jnp.result_type(*arrays)
+        arrays = [array.astype(dtype) for array in arrays]
+    x, weights, *rest = arrays
+    return x, weights, rest[0] if rest else None
 
 
 def _check_shapes(layout: Layout, x: jax.Array, weights: jax.Array, bias: jax.Array | None) -> None:
@@ -203,11 +206,14 @@ def _check_filter_fits(
 
 def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds ``bias`` ``(1, 1, F, G)`` to ``y`` ``(..., G*F)``."""
-    # Step by step, since a reshape in one has no sharding rule where the groups are sharded.
-    vector = jnp.expand_dims(bias[0, 0].T.reshape(-1), range(y.ndim - 1))
+    *_, filters, groups = bias.shape
+    vector = jax.lax.reshape(jax.lax.transpose(bias, (0, 1, 3, 2)), (1, 1, groups * filters))
+    # A step of its own, since a reshape in one has no sharding rule where the groups are sharded.
+    vector = jax.lax.expand_dims(vector, range(y.ndim - 3))
+    if y.dtype.itemsize > 2:
+        return y + vector
     # In 16 bits the bias's cotangent, a sum over all pixels, would be accumulated in 16 bits.
-    wide = jnp.float32 if y.dtype.itemsize == 2 else y.dtype
-    return (y.astype(wide) + vector.astype(wide)).astype(y.dtype)
+    return (y.astype(jnp.float32) + vector.astype(jnp.float32)).astype(y.dtype)
 
 
 def _element_type(preferred: DTypeLike | None, operands: np.dtype[Any]) -> Any:

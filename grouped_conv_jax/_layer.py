@@ -108,13 +108,23 @@ class Hyperparameters:
         )
         if self.num_groups == "channel-wise":
             channels = 1
+        self._check_initials(channels, groups)
+
+    def _check_initials(self, channels: int | None, groups: int | None) -> None:
         self._check_initial("initial_weights", self._weights_shape(channels, groups))
         self._check_initial("initial_bias", (1, 1, self.num_filters_per_group, groups))
 
     @classmethod
     def of(cls, module: Any) -> "Hyperparameters":
-        """Reads the hyperparameters back from a module's attributes."""
+        """Reads the hyperparameters from a module's attributes, and checks them."""
         return cls(**{name: getattr(module, name) for name in FIELDS})
+
+    @classmethod
+    def held_by(cls, module: Any) -> "Hyperparameters":
+        """Reads back what a module got from here, checked already."""
+        held = object.__new__(cls)
+        held.__dict__.update({name: getattr(module, name) for name in FIELDS})
+        return held
 
     @property
     def border(self) -> Padding:
@@ -142,13 +152,18 @@ class Hyperparameters:
                 f"num_channels_per_group={self.num_channels_per_group} must be the number of input "
                 f"channels / num_groups = {channels}, got {received}"
             )
-        return dataclasses.replace(self, num_groups=groups, num_channels_per_group=channels)
+        resolved = object.__new__(type(self))
+        resolved.__dict__.update(
+            self.__dict__ | {"num_groups": groups, "num_channels_per_group": channels}
+        )
+        resolved._check_initials(channels, groups)
+        return resolved
 
     def resolve_for(self, x: ArrayLike) -> "Hyperparameters":
         """As :meth:`resolve`, for an input."""
         _checks.floating_array("x", x)
         layout = Layout.parse(self.data_format)
-        shape = jnp.shape(x)
+        shape = np.shape(x)
         layout.check_rank(shape)
         num_channels = layout.num_channels(shape)
         return self.resolve(

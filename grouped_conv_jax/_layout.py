@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 _ALIASES = {"NHWC": "BSSC", "NCHW": "BCSS"}
 _RULE = (
@@ -76,9 +75,14 @@ class Layout:
 
     def to_canonical(self, x: jax.Array) -> jax.Array:
         """Reorders the axes of ``x`` to ``(..., H, W, C)``."""
-        return jnp.transpose(x, self._axes(x.ndim))
+        return _transpose(x, self._axes(x.ndim))
 
     def from_canonical(self, x: jax.Array) -> jax.Array:
         """The inverse of :meth:`to_canonical`."""
         axes = self._axes(x.ndim)
-        return jnp.transpose(x, [axes.index(i) for i in range(x.ndim)])
+        return _transpose(x, tuple(axes.index(i) for i in range(x.ndim)))
+
+
+def _transpose(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    # Eagerly, even a transposition that moves nothing takes time.
+    return x if axes == tuple(range(x.ndim)) else jax.lax.transpose(x, axes)

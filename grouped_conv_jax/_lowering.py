@@ -99,4 +99,3 @@ def _lower(original: Callable[..., Any], ctx: Any, *operands: Any, **parameters:
 
     with _marks.no_scope():
         return _jax_internals.lower_plainly(replacement, ctx, *operands)
-

@@ -43,9 +43,7 @@ def _accelerating(enabled: bool) -> Iterator[None]:
 
 
 @overload
-def accelerate(
-    *, enabled: bool = True
-) -> "contextlib._GeneratorContextManager[None]": ...
+def accelerate(*, enabled: bool = True) -> "contextlib._GeneratorContextManager[None]": ...
 @overload
 def accelerate(
     function: Callable[_Parameters, _Result], *, enabled: bool = True

@@ -29,9 +29,7 @@ def partitioned(
         compute: :func:`grouped_conv_jax._execution.compute` with all of its keywords.
         devices: their number.
     """
-    role, convolution, dtype = (
-        compute.keywords[name] for name in ("role", "convolution", "dtype")
-    )
+    role, convolution, dtype = (compute.keywords[name] for name in ("role", "convolution", "dtype"))
 
     def signature(*arrays: Any) -> Signature:
         return Signature(role, convolution, tuple(tuple(array.shape) for array in arrays))

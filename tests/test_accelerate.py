@@ -157,8 +157,8 @@ TRANSFORMATIONS = {
     "value and grad of jit": lambda f: gradients(jax.jit(f)),
     "second derivative": lambda f: gradients(lambda x, w: gradients(f)(x, w)[0]),
     "vmap": lambda f: lambda x, w: jax.vmap(f, (0, None))(jnp.stack([x, -x]), w),
-    "vmap of grad": lambda f: lambda x, w: jax.vmap(gradients(f))(
-        jnp.stack([x, -x]), jnp.stack([w, 2 * w])
+    "vmap of grad": lambda f: (
+        lambda x, w: jax.vmap(gradients(f))(jnp.stack([x, -x]), jnp.stack([w, 2 * w]))
     ),
     "scan": scanned,
     "grad of scan": lambda f: gradients(scanned(f)),

@@ -48,9 +48,9 @@ def marked(role, shapes):
     return {
         Role.FORWARD: forward,
         Role.INPUT_GRADIENT: lambda w, y: jax.linear_transpose(lambda x: forward(x, w), x)(y)[0],
-        Role.FILTER_GRADIENT: lambda x, y: jax.linear_transpose(
-            lambda w: forward(x, w), filters
-        )(y)[0],
+        Role.FILTER_GRADIENT: lambda x, y: jax.linear_transpose(lambda w: forward(x, w), filters)(
+            y
+        )[0],
     }[role]
 
 

@@ -79,7 +79,9 @@ def draw(random):
         )
         padded = [n + a + b for n, (a, b) in zip(image, padding, strict=True)]
         extent = [(k - 1) * d + 1 for k, d in zip(taps, dilation, strict=True)]
-        cropped = any(n + min(a, 0) + min(b, 0) < 1 for n, (a, b) in zip(image, padding, strict=True))
+        cropped = any(
+            n + min(a, 0) + min(b, 0) < 1 for n, (a, b) in zip(image, padding, strict=True)
+        )
         if not cropped and all(n >= e for n, e in zip(padded, extent, strict=True)):
             break
     sizes = dict(zip(digits, image, strict=True)) | {"N": batch, "C": groups * channels}

@@ -23,9 +23,7 @@ def layer(x, filters, strides=(1, 1), **arguments):
 
 
 def drop_in(x, filters, strides=(1, 1)):
-    return conv_general_dilated(
-        x, filters, strides, "VALID", dimension_numbers=NUMBERS
-    )
+    return conv_general_dilated(x, filters, strides, "VALID", dimension_numbers=NUMBERS)
 
 
 def theirs(x, filters, strides=(1, 1)):

@@ -75,13 +75,28 @@ class TestCalls:
         assert_close(function.lower(*abstract).compile()(*operands()), reference())
 
     @pytest.mark.parametrize("jit", [False, True])
-    def test_debug_nans_finds_a_nan_and_nothing_else(self, jit):
+    @pytest.mark.parametrize(
+        ("debug", "bad", "message"),
+        [(jax.debug_nans, jnp.nan, "nan"), (jax.debug_infs, jnp.inf, "inf")],
+    )
+    def test_debugging_finds_what_it_looks_for_and_nothing_else(self, jit, debug, bad, message):
         function = jax.jit(values_and_gradients()) if jit else values_and_gradients()
         x, weights = operands()
-        with jax.debug_nans(True):
+        with debug(True):
             assert_close(function(x, weights), reference())
-            with pytest.raises(FloatingPointError, match="nan"):
-                function(x.at[0, 0, 0, 0].set(jnp.nan), weights)
+            with pytest.raises(FloatingPointError, match=message):
+                function(x.at[0, 0, 0, 0].set(bad), weights)
+
+    @pytest.mark.parametrize("jit", [False, True])
+    @pytest.mark.parametrize("position", [0, 1])
+    def test_debugging_finds_a_nan_that_only_a_gradient_has(self, jit, position):
+        def of_root(x, weights):
+            # The derivative of the root of zero is infinite, and infinite times zero is no number.
+            return jnp.sum(jnp.sqrt(convolve(0 * x, weights) ** 2))
+
+        function = jax.grad(of_root, position)
+        with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
+            (jax.jit(function) if jit else function)(*operands())
 
     @pytest.mark.parametrize(
         ("channels", "filters", "groups"), [(1, 1, 64), (1, 2, 32), (8, 8, 8), (32, 16, 2)]

@@ -102,7 +102,7 @@ class GroupedConv2D(nn.Module, ReadOnlyProperties):
     @nn.compact
     def __call__(self, x: ArrayLike) -> jax.Array:
         """Returns ``(B, H', W', F*G)`` for ``x`` ``(B, H, W, C*G)``."""
-        layer = Hyperparameters.of(self).resolve_for(x)
+        layer = Hyperparameters.held_by(self).resolve_for(x)
         weights = self._learnable("weights", layer.initialize_weights, layer.weights_shape)
         bias = None
         if self.use_bias:

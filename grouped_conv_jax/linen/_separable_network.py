@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from grouped_conv_jax import _separable_network as parts
@@ -76,8 +77,8 @@ class SeparableNetwork(nn.Module):
                 running ones (collection ``batch_stats``, which must then be mutable).
         """
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        parts.check_rank(jnp.shape(x))
-        parts.num_features(jnp.shape(x)[-3:-1])
+        parts.check_rank(np.shape(x))
+        parts.num_features(np.shape(x)[-3:-1])
         y: Any = x
         for name, layer in parts.CONVOLUTIONS.items():
             y = GroupedConv2D(**layer, **dtypes, implementation=self.implementation, name=name)(y)

@@ -107,7 +107,7 @@ class GroupedConv2D(nnx.Module, ReadOnlyProperties):
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         """Returns ``(B, H', W', F*G)`` for ``x`` ``(B, H, W, C*G)``."""
-        layer = Hyperparameters.of(self).resolve_for(x)
+        layer = Hyperparameters.held_by(self).resolve_for(x)
         weights = self.weights[...]
         check_learnable("weights", weights, layer.weights_shape)
         bias = None

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
@@ -95,10 +96,10 @@ class SeparableNetwork(nnx.Module):
 
     def logits(self, x: ArrayLike) -> jax.Array:
         """Returns logits ``(B, K)`` for images ``(B, H, W, C)``."""
-        parts.check_rank(jnp.shape(x))
-        if jnp.shape(x)[-3:-1] != self.image_size:
+        parts.check_rank(np.shape(x))
+        if np.shape(x)[-3:-1] != self.image_size:
             raise ValueError(
-                f"x must have images of image_size={self.image_size}, got shape {jnp.shape(x)}"
+                f"x must have images of image_size={self.image_size}, got shape {np.shape(x)}"
             )
         y: Any = x
         for name in parts.CONVOLUTIONS:
