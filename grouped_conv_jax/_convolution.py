@@ -94,6 +94,11 @@ class Convolution:
         return (*self.filter_size, lhs[-1] // self.groups, rhs[-1])
 
 
+def is_known(size: Any) -> bool:
+    """Whether a size is a number, and not a symbol of an exported program."""
+    return hasattr(size, "__index__")
+
+
 def static_precision(precision: Any) -> Any:
     """A hashable spelling of a precision as ``jax.lax`` takes it."""
     return tuple(precision) if isinstance(precision, list) else precision

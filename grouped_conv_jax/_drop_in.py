@@ -97,7 +97,7 @@ def _convolve_as_planned(lhs: jax.Array, rhs: jax.Array, arguments: dict[str, An
     with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
         equation = jax.make_jaxpr(lambda a, b: lax.conv_general_dilated(a, b, **arguments))(*whole)
     (found,) = equation.eqns
-    matched = match(*whole, found.params)
+    matched = match(whole[0], whole[1], found.params)
     if isinstance(matched, str) or matched.role != Role.FORWARD:
         return lax.conv_general_dilated(lhs, rhs, **arguments)
     return matched.result(convolve(*matched.operands(lhs, rhs), matched.convolution, None))

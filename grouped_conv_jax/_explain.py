@@ -110,7 +110,7 @@ def _explain_one(x: Any, weights: Any, *, platform: str, **keywords: Any) -> dic
     convolve = functools.partial(grouped_conv2d, **keywords)
 
     def last(*arguments: int) -> Choice:
-        """The last convolution of the forward pass, and of what is pulled back from it, if asked."""
+        """The last convolution of the forward pass and of what is pulled back to arguments."""
 
         def program(*operands: Any) -> Any:
             def of_some(*some: Any) -> jax.Array:

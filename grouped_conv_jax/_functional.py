@@ -11,7 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from grouped_conv_jax import _checks, _choice, _marks, _sharding
 from grouped_conv_jax._choice import check_implementation
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax._convolution import Convolution, Role, is_known
 from grouped_conv_jax._implementations import lax
 from grouped_conv_jax._layout import Layout
 from grouped_conv_jax._padding import Padding
@@ -196,7 +196,8 @@ def _check_filter_fits(
 ) -> None:
     padded = tuple(size + sum(widths) for size, widths in zip(image, sides, strict=True))
     effective = tuple((k - 1) * d + 1 for k, d in zip(filter_size, dilation, strict=True))
-    if effective[0] > padded[0] or effective[1] > padded[1]:
+    fits = (not is_known(b) or a <= b for a, b in zip(effective, padded, strict=True))
+    if not all(fits):
         raise ValueError(
             f"weights must fit into the padded image: the effective filter size is {effective} "
             f"(filter_size={filter_size}, dilation_factor={dilation}), got a padded image of size "

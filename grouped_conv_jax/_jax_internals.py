@@ -8,8 +8,8 @@
 - ``jax.extend.core.Primitive``, for the computation of one shard.
 - The compiler's form of a sharding (``_to_xla_hlo_sharding``).
 
-Tried with JAX 0.10.0, 0.10.2 and 0.12.0.1; ``tests/test_jax_interfaces.py`` fails loudly when one of
-them changes. Without the rule tables every convolution is still computed, by JAX's own rule.
+Tried with JAX 0.10.0, 0.10.2 and 0.12.0.1; ``tests/test_jax_interfaces.py`` fails loudly when one
+of them changes. Without the rule tables every convolution is still computed, by JAX's own rule.
 """
 
 import dataclasses

@@ -70,7 +70,8 @@ def _lower(original: Callable[..., Any], ctx: Any, *operands: Any, **parameters:
         return original(ctx, *operands, **parameters)
     (platform,) = platforms
     name = _name(mark)
-    found, choice = decide(mark, *ctx.avals_in, parameters, platform)
+    lhs, rhs = ctx.avals_in
+    found, choice = decide(mark, lhs, rhs, parameters, platform)
     if found is None:
         return original(ctx, *operands, **parameters)
     convolution, devices = found.convolution, _jax_internals.devices_to_partition_over(ctx)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from grouped_conv_jax._convolution import Convolution, Role, static_precision
+from grouped_conv_jax._convolution import Convolution, Role, is_known, static_precision
 
 Sizes: TypeAlias = tuple[int, ...]
 
@@ -103,12 +103,7 @@ def _unsupported(lhs: Any, rhs: Any, parameters: Mapping[str, Any]) -> str | Non
         known = [*rhs.shape]
     known += [n for i, n in enumerate(lhs.shape) if i != batch[0]]
     known += [n for pair in parameters["padding"] for n in pair]
-    return None if all(map(_is_known, known)) else "not all of its sizes are known"
-
-
-def _is_known(size: Any) -> bool:
-    """Whether a size is a number, not a symbol of an exported program."""
-    return hasattr(size, "__index__")
+    return None if all(map(is_known, known)) else "not all of its sizes are known"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +206,7 @@ def _filter_gradient_of_channels(equation: _Equation) -> Match | None:
     """
     groups = equation.groups
     channels, _, filters = equation.widths
-    if math.prod(equation.outputs) >= math.prod(equation.taps) or not _is_known(channels):
+    if math.prod(equation.outputs) >= math.prod(equation.taps) or not is_known(channels):
         return None
     if groups > 1 and min(channels, filters) < _WIDE:
         return None

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grouped_conv_jax import _checks
+from grouped_conv_jax._convolution import is_known
 
 Sides: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 """Rows added at the (top, bottom), columns added at the (left, right)."""
@@ -76,10 +77,13 @@ class Padding:
         Raises:
             ValueError: a mirror is longer than the image, or a number is too large for the dtype.
         """
-        if self.value == 0 or not np.any(sides):
+        known = all(is_known(size) for size in (*x.shape[-3:-1], *sides[0], *sides[1]))
+        if self.value == 0 and known or not any(width != 0 for side in sides for width in side):
             return x, sides
         widths = [(0, 0)] * (x.ndim - 3) + [*sides, (0, 0)]
         if isinstance(self.value, str):
+            if not known and self.value != "replicate":
+                return self._mirror(x, sides), ((0, 0), (0, 0))
             self._check_mirror(x.shape, sides)
             padded = jnp.pad(x, widths, mode=_NUMPY_MODES[self.value])
         else:
@@ -92,6 +96,18 @@ class Padding:
                 )
             padded = jnp.pad(x, widths, constant_values=fill)
         return padded, ((0, 0), (0, 0))
+
+    def _mirror(self, x: jax.Array, sides: Sides) -> jax.Array:
+        """As ``jnp.pad``, for sizes that an exported program does not know."""
+        # The axis about which indices are mirrored lies on a pixel, or between two.
+        on_edge = int(self.value == "symmetric-include-edge")
+        for axis, (before, after) in zip((x.ndim - 3, x.ndim - 2), sides, strict=True):
+            size = x.shape[axis]
+            index = jnp.arange(size + before + after) - before
+            index = jnp.where(index < 0, -index - on_edge, index)
+            index = jnp.where(index >= size, 2 * size - 2 + on_edge - index, index)
+            x = jnp.take(x, index, axis)
+        return x
 
     def _check_mirror(self, shape: tuple[int, ...], sides: Sides) -> None:
         for axis, size, widths in zip(("height", "width"), shape[-3:-1], sides, strict=True):

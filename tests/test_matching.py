@@ -47,7 +47,7 @@ def transformations(f):
     }
 
 
-NAMES = tuple(transformations(lambda x, w: x))
+NAMES = tuple(transformations(lax.mul))
 
 
 def shuffled(letters, random):
@@ -79,10 +79,8 @@ def draw(random):
         )
         padded = [n + a + b for n, (a, b) in zip(image, padding, strict=True)]
         extent = [(k - 1) * d + 1 for k, d in zip(taps, dilation, strict=True)]
-        cropped = any(
-            n + min(a, 0) + min(b, 0) < 1 for n, (a, b) in zip(image, padding, strict=True)
-        )
-        if not cropped and all(n >= e for n, e in zip(padded, extent, strict=True)):
+        left = [n + min(a, 0) + min(b, 0) for n, (a, b) in zip(image, padding, strict=True)]
+        if min(left) > 0 and all(n >= e for n, e in zip(padded, extent, strict=True)):
             break
     sizes = dict(zip(digits, image, strict=True)) | {"N": batch, "C": groups * channels}
     kernel = dict(zip(digits, taps, strict=True)) | {"I": channels, "O": groups * filters}

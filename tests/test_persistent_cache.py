@@ -70,7 +70,7 @@ def take_part(directory, without_pointers, *names):
             actual,
             desired[name],
         )
-    print("missing:", *missing)
+    sys.stdout.write(f"missing: {' '.join(missing)}\n")
 
 
 def start(directory, without_pointers, *names):
