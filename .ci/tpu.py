@@ -1,92 +1,169 @@
-"""Compiles sharded programs for TPU v5e, which takes no TPU, and checks their collectives.
+"""Compiles sharded programs for TPU v5e, without a TPU, and checks their collectives.
 
-Needs ``jax[tpu]``. A program gathers if it holds a collective that computing each shard where it is
-does not need. Those that are known to are listed in ``KNOWN``; one more or one less is a failure.
+Needs ``jax[tpu]``. A program gathers if it holds a kind of collective that devices do not need to
+compute their own shards. ``KNOWN`` lists the programs that gather: one more or one less fails.
 """
 
+# ruff: noqa: T201
+
 import functools
+import itertools
 import os
 import re
+import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from fnmatch import fnmatch
+from typing import Any
 
-# Read when JAX and libtpu are loaded. No TPU is asked for, and none is waited for.
+# JAX and libtpu read these when they are loaded.
 os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import grouped_conv_jax
+from grouped_conv_jax import accelerate, grouped_conv2d
 
 BOTH = ("data", "model")
-TOPOLOGY = topologies.get_topology_desc("v5e:2x2", platform="tpu")
-MESH = topologies.make_mesh(TOPOLOGY, (2, 2), BOTH)
-COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
-# In the order of the arguments: x, the filters, and the output's cotangent.
-ROLES = ("input gradient", "filter gradient", "forward")
-# The sharding of images and outputs, and of the groups.
+MESH = topologies.make_mesh(topologies.get_topology_desc("v5e:2x2", "tpu"), (2, 2), BOTH)
+KINDS = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+BATCH, CHANNELS = 8, 64
+# Of 3x3 filters: channels per group and filters per group, image, stride, dtype.
+CASES = {
+    "depthwise": (1, (16, 8), 1, "float32"),
+    "strided depthwise": (1, (16, 16), 2, "float32"),
+    "grouped": (8, (16, 8), 1, "float32"),
+    "strided grouped bfloat16": (8, (16, 8), 2, "bfloat16"),
+}
+# The sharding of images, and of the groups of the filters.
 SHARDINGS: dict[str, tuple[P, Any]] = {
     "batch": (P(BOTH), None),
     "groups": (P(None, None, None, BOTH), BOTH),
     "batch and groups": (P("data", None, None, "model"), "model"),
     "height": (P(None, BOTH), None),
 }
+# The results have the shapes and shardings of x, the filters and the output.
+ROLES = ("input gradient", "filter gradient", "forward")
 IMPLEMENTATIONS = ("default", "accelerate", "taps", "blocks")
-
-
-class Case(NamedTuple):
-    """A 3x3 convolution of 64 channels; ``width`` is that of a group, of channels and filters."""
-
-    width: int
-    stride: int
-    dtype: str
-
-
-CASES = {
-    "depthwise": Case(1, 1, "float32"),
-    "strided depthwise": Case(1, 2, "float32"),
-    "grouped": Case(8, 1, "float32"),
-    "strided grouped, bfloat16": Case(8, 2, "bfloat16"),
+# Patterns of case, sharding, role and implementation; and why these programs gather.
+KNOWN = {
+    ("*", "*groups", "*", "blocks"): "blocks slices the sharded channels",
+    ("depthwise", "batch", "filter*", "blocks"): "blocks loops over parts of the sharded batch",
+    ("*grouped*", "batch", "filter*", "blocks"): "blocks loops over parts of the sharded batch",
+    ("*", "height", "filter*", "blocks"): "blocks merges the sharded rows with the batch",
+    ("*", "height", "input*", "taps"): "taps slices edge rows, which XLA broadcasts",
+    ("*", "height", "forward", "taps"): "taps slices edge rows, which XLA broadcasts",
+    ("*grouped*", "height", "filter*", "default"): "XLA gathers the rows for lax's gradient",
+    ("*grouped*", "height", "filter*", "accelerate"): "XLA gathers the rows for lax's gradient",
 }
 
 
-def collectives(case: Case, role: int, sharding: str, implementation: str) -> dict[str, int]:
-    """How many collectives of each kind the compiled program holds."""
-    width, stride, dtype = case
-    images, groups = SHARDINGS[sharding]
+def array(shape: tuple[int, ...], spec: P, dtype: str = "float32") -> jax.ShapeDtypeStruct:
+    """The description of a sharded array."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(MESH, spec))
+
+
+def collectives(compute: Callable[..., Any], *arrays: Any, out: Any) -> dict[str, int]:
+    """Compiles a program and returns how many collectives of each kind it holds."""
+    compiled = jax.jit(compute, out_shardings=out).lower(*arrays).compile()
+    found = re.findall(rf" ({KINDS})(?:-start)?\(", compiled.as_text() or "")
+    return {kind: found.count(kind) for kind in sorted(set(found))}
+
+
+def of_convolution(case: str, sharding: str, role: str, implementation: str) -> dict[str, int]:
+    """The collectives of one role of a convolution."""
+    width, image, stride, dtype = CASES[case]
+    groups, outputs = CHANNELS // width, (image[0] // stride, image[1] // stride)
     if implementation == "accelerate":
-        kernel: tuple[int, ...] = (3, 3, width, 64)
-        convolve: Callable[..., jax.Array] = grouped_conv_jax.accelerate(
-            functools.partial(
-                jax.lax.conv_general_dilated,
-                window_strides=(stride, stride),
-                padding="SAME",
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=64 // width,
-            )
+        kernel: tuple[int, ...] = (3, 3, width, CHANNELS)
+        convolve = functools.partial(
+            accelerate(jax.lax.conv_general_dilated),
+            window_strides=(stride, stride),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
         )
     else:
-        kernel = (3, 3, width, width, 64 // width)
+        kernel = (3, 3, width, width, groups)
+        name = None if implementation == "default" else implementation
         convolve = functools.partial(
-            grouped_conv_jax.grouped_conv2d,
-            stride=stride,
-            padding="same",
-            implementation=None if implementation == "default" else implementation,
+            grouped_conv2d, stride=stride, padding="same", implementation=name
         )
 
-    def program(x: jax.Array, filters: jax.Array, cotangent: jax.Array) -> jax.Array:
+    def compute(x: jax.Array, filters: jax.Array, cotangent: jax.Array) -> jax.Array:
         y, pull = jax.vjp(convolve, x, filters)
-        return (*pull(cotangent), y)[role]
+        return (*pull(cotangent), y)[ROLES.index(role)]
 
-    shapes = (8, 16, 16, 64), kernel, (8, 16 // stride, 16 // stride, 64)
-    specs = images, P(*[None] * (len(kernel) - 1), groups), images
-    shardings = [NamedSharding(MESH, spec) for spec in specs]
-    arguments = [
-        jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-        for shape, sharding in zip(shapes, shardings, strict=True)
-    ]
-    compiled = jax.jit(program, out_shardings=shardings[role]).lower(*arguments).compile()
-    found = re.findall(rf" ({COLLECTIVES})(?:-start)?\(", compiled.as_text())
-    return {kind: found.count(kind) for kind in sorted(set(found))}
+    images, over = SHARDINGS[sharding]
+    arrays = (
+        array((BATCH, *image, CHANNELS), images, dtype),
+        array(kernel, P(*[None] * (len(kernel) - 1), over), dtype),
+        array((BATCH, *outputs, CHANNELS), images, dtype),
+    )
+    return collectives(compute, *arrays, out=arrays[ROLES.index(role)].sharding)
+
+
+def needed(sharding: str, role: str) -> set[str]:
+    """The kinds of collectives that devices need to compute their own shards."""
+    halos = {"collective-permute"} if sharding == "height" else set()
+    summed = role == "filter gradient" and sharding != "groups"
+    return halos | {"all-reduce"} if summed else halos
+
+
+def custom_partitioning_error() -> str:
+    """The compiler's reason to refuse a custom partitioning."""
+    double = custom_partitioning(lambda x: 2 * x)
+    double.def_partition(
+        lambda mesh, xs, y: (mesh, lambda x: 2 * x, y.sharding, (xs[0].sharding,)),
+        lambda *given: given[1][0].sharding,
+        sharding_rule="i j -> i j",
+    )
+    x = array((8, 8), P(BOTH))
+    try:
+        collectives(double, x, out=x.sharding)
+    except jax.errors.JaxRuntimeError as error:
+        return str(error).strip().splitlines()[0]
+    return "is accepted now"
+
+
+def main() -> int:
+    """Checks every program and returns the exit status."""
+    replicated = collectives(lambda x: 2 * x, array((8, 8), P(BOTH)), out=NamedSharding(MESH, P()))
+    refusal = custom_partitioning_error()
+    # What is wrong with each program; nothing if it is empty.
+    wrong = {
+        "a gather": "" if "all-gather" in replicated else f"is not seen, but {replicated}",
+        "custom partitioning": "" if "CustomSPMDPartitioning not found" in refusal else refusal,
+    }
+    gathers = []
+    for program in itertools.product(CASES, SHARDINGS, ROLES, IMPLEMENTATIONS):
+        case, sharding, role, implementation = program
+        if implementation == "taps" and CASES[case][0] > 1:
+            continue  # It takes few channels per group.
+        name = ", ".join(program)
+        # Before compiling, since libtpu aborts the process when one of its own checks fails.
+        print(name, end=": ", flush=True)
+        try:
+            found = of_convolution(*program)
+        except Exception as error:
+            print("does not compile", flush=True)
+            wrong[name] = f"does not compile: {error}"
+            continue
+        print(found or "none", flush=True)
+        known = next((KNOWN[key] for key in KNOWN if all(map(fnmatch, program, key))), None)
+        if needed(sharding, role).issuperset(found):
+            wrong[name] = "no longer gathers: remove it from KNOWN" if known else ""
+        else:
+            gathers.append(f"{name}: {known or 'not in KNOWN'}")
+            wrong[name] = "" if known else f"gathers now: {found}"
+
+    print("These gather:", *gathers, sep="\n  ")
+    failures = [f"FAILED {name}: {failure}" for name, failure in wrong.items() if failure]
+    print(*failures, f"{len(wrong) - len(failures)} passed, {len(failures)} failed", sep="\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,7 +14,7 @@ from grouped_conv_jax._choice import check_implementation
 from grouped_conv_jax._convolution import Convolution, Role, is_known
 from grouped_conv_jax._implementations import lax
 from grouped_conv_jax._layout import Layout
-from grouped_conv_jax._padding import Padding
+from grouped_conv_jax._padding import Padding, Sides
 
 
 def grouped_conv2d(
@@ -98,6 +98,7 @@ def grouped_conv2d(
     sides = border.resolve(size, (height, width), strides, dilation)
     _check_filter_fits(size, (height, width), dilation, sides)
     image, sides = border.apply(image, sides)
+    image = _without_unused_pixels(image, sides, (height, width), strides, dilation)
     convolution = Convolution(
         image.shape[-3:-1],
         (height, width),
@@ -188,11 +189,30 @@ def _check_sharding(name: str, learnable: jax.Array) -> None:
         )
 
 
+def _without_unused_pixels(
+    image: jax.Array,
+    sides: Sides,
+    filter_size: tuple[int, int],
+    strides: tuple[int, int],
+    dilation: tuple[int, int],
+) -> jax.Array:
+    """Cuts off the last rows and columns that no filter reaches, where sizes are symbols.
+
+    Their number is a symbol, too, which lax's gradients do not take for a padding.
+    """
+    for axis, side, k, s, d in zip((-3, -2), sides, filter_size, strides, dilation, strict=True):
+        size, extent = image.shape[axis], (k - 1) * d + 1
+        if s > 1 and not is_known(size):
+            used = (size + sum(side) - extent) // s * s + extent - sum(side)
+            image = jax.lax.slice_in_dim(image, 0, used, axis=axis)
+    return image
+
+
 def _check_filter_fits(
     image: tuple[int, ...],
     filter_size: tuple[int, int],
     dilation: tuple[int, int],
-    sides: tuple[tuple[int, int], tuple[int, int]],
+    sides: Sides,
 ) -> None:
     padded = tuple(size + sum(widths) for size, widths in zip(image, sides, strict=True))
     effective = tuple((k - 1) * d + 1 for k, d in zip(filter_size, dilation, strict=True))

@@ -77,7 +77,7 @@ class Padding:
         Raises:
             ValueError: a mirror is longer than the image, or a number is too large for the dtype.
         """
-        known = all(is_known(size) for size in (*x.shape[-3:-1], *sides[0], *sides[1]))
+        known = all(map(is_known, x.shape[-3:-1]))
         if self.value == 0 and known or not any(width != 0 for side in sides for width in side):
             return x, sides
         widths = [(0, 0)] * (x.ndim - 3) + [*sides, (0, 0)]
