@@ -93,6 +93,14 @@ def listed(failures: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{', '.join(group)}: {reason}" for reason, group in names.items()]
 
 
+def compared(errors: Sequence[float], reference: str) -> str:
+    """How far results are from what they are compared with."""
+    if not errors:
+        return "no outputs"
+    largest = training.largest(errors)
+    return f"{len(errors)} outputs differ from {reference} by up to {largest:.1e}"
+
+
 # ONNX
 
 
@@ -124,10 +132,9 @@ def check_onnx(
             errors.append(training.distance(evaluate_onnx(function, x), function(x)))
         except Exception as error:  # Each layer is a check of its own.
             failures.append((name, describe(error)))
-    largest = training.largest(errors)
-    figure = f"outputs of {len(errors)} models differ by up to {largest:.1e}"
-    agrees = largest <= training.ROUNDING_LIMIT
-    return agrees and not failures, "; ".join([figure, *listed(failures)])
+    figures = [compared(errors, "JAX")] + listed(failures)
+    agrees = training.largest(errors) <= training.ROUNDING_LIMIT
+    return agrees and not failures, "; ".join(figures)
 
 
 # Quantization
@@ -162,23 +169,20 @@ def check_quantized_flax(drop_in: bool, _: Namespace) -> training.Outcome:
     to_lax, to_floats, skipped, x = [], [], [], images()
     keywords: dict[str, Any] = {"conv_general_dilated": gcj.conv_general_dilated} if drop_in else {}
     quantize = quantized if drop_in else gcj.accelerate(quantized)
-    for (name, plain), (_, module) in zip(flax_layers(), flax_layers(**keywords), strict=True):
+    for (name, plain), (_same, module) in zip(flax_layers(), flax_layers(**keywords), strict=True):
         result, parameters = quantize(module, trained=True)
         if not any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(parameters["kernel"])):
             skipped.append((name, "the weights are not quantized"))
         to_lax.append(training.distance(result, quantized(plain, trained=True)[0]))
         to_floats.append(training.distance(result, applied(plain, x)(x)))
-    from_lax, from_floats = training.largest(to_lax), training.largest(to_floats)
-    figure = (
-        f"outputs of {len(to_lax)} layers differ by up to {from_lax:.1e} from qwix with lax, "
-        f"by up to {from_floats:.1e} from floats"
-    )
-    close = from_lax <= training.ROUNDING_LIMIT and from_floats <= _QUANTIZATION_LIMIT
-    return close and not skipped, "; ".join([figure, *listed(skipped)])
+    figures = [compared(to_lax, "qwix with lax"), compared(to_floats, "floats")] + listed(skipped)
+    close = training.largest(to_lax) <= training.ROUNDING_LIMIT
+    close &= training.largest(to_floats) <= _QUANTIZATION_LIMIT
+    return close and not skipped, "; ".join(figures)
 
 
 def check_quantized_own(trained: bool, _: Namespace) -> training.Outcome:
-    """Layers with weights of five axes are quantized correctly, or refuse it by ``TypeError``."""
+    """Layers with five-axis weights are quantized correctly, or refuse with ``TypeError``."""
     x, refused, errors, failures = images(), 0, [], []
     for name, module in own_layers():
         try:
@@ -190,12 +194,9 @@ def check_quantized_own(trained: bool, _: Namespace) -> training.Outcome:
                 failures.append((name, describe(exception)))
         else:
             errors.append(error)
-    largest = training.largest(errors)
-    figure = (
-        f"{refused} layers refuse with TypeError; outputs of {len(errors)} differ from floats by "
-        f"up to {largest:.1e}"
-    )
-    return largest <= _QUANTIZATION_LIMIT and not failures, "; ".join([figure, *listed(failures)])
+    figures = [f"{refused} layers refuse with TypeError", compared(errors, "floats")]
+    close = training.largest(errors) <= _QUANTIZATION_LIMIT
+    return close and not failures, "; ".join(figures + listed(failures))
 
 
 # The table

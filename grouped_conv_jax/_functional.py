@@ -145,10 +145,8 @@ def _promote(
     for name, value in given.items():
         _checks.floating_array(name, value)
     arrays = [a if isinstance(a, jax.Array) else jnp.asarray(a) for a in given.values()]
-    if len({array.dtype for array in arrays}) > 1:
-        dtype = jnp.result_type(*arrays)
-        arrays = [array.astype(dtype) for array in arrays]
-    x, weights, *rest = arrays
+    dtype = jnp.result_type(*arrays)
+    x, weights, *rest = (_cast(array, dtype) for array in arrays)
     return x, weights, rest[0] if rest else None
 
 
@@ -231,10 +229,14 @@ def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     vector = jax.lax.reshape(jax.lax.transpose(bias, (0, 1, 3, 2)), (1, 1, groups * filters))
     # A step of its own, since a reshape in one has no sharding rule where the groups are sharded.
     vector = jax.lax.expand_dims(vector, range(y.ndim - 3))
-    if y.dtype.itemsize > 2:
-        return y + vector
     # In 16 bits the bias's cotangent, a sum over all pixels, would be accumulated in 16 bits.
-    return (y.astype(jnp.float32) + vector.astype(jnp.float32)).astype(y.dtype)
+    wide = jnp.dtype(jnp.float32) if y.dtype.itemsize == 2 else y.dtype
+    return _cast(_cast(y, wide) + _cast(vector, wide), y.dtype)
+
+
+def _cast(array: jax.Array, dtype: np.dtype[Any]) -> jax.Array:
+    # Eagerly, even a cast to the same dtype takes time.
+    return array if array.dtype == dtype else array.astype(dtype)
 
 
 def _element_type(preferred: DTypeLike | None, operands: np.dtype[Any]) -> Any:

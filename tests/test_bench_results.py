@@ -25,7 +25,6 @@ def document(own=(1.0, 2.0), lax=(10.0, 80.0), torch=(0.5, 3.0), **settings):
             records.append(common | record | rates)
     steps = [
         ("ours", "nnx", 2.0),
-        ("ours", "nnx, pointwise", 1.0),
         ("lax", "nnx", 9.0),
         ("torch", "channels-first", 1.0),
     ]
@@ -110,7 +109,6 @@ def test_markdown_holds_the_summary_the_networks_and_the_suites():
         "| forward, geometric mean of 2 | 20.0\u00d7 | 0.87\u00d7 |",
         "| worst single case | 10.0\u00d7 (a, forward) | 0.50\u00d7 (a, forward) |",
         "| training step, ResNeXt-50 in NNX | 4.50\u00d7 | 0.50\u00d7 |",
-        "| training step, ResNeXt-50 in NNX, dense 1x1 as products | 9.00\u00d7 | 1.00\u00d7 |",
         "",
         "| suite | cases | forward / lax | forward / PyTorch |",
         "| --- | ---: | ---: | ---: |",

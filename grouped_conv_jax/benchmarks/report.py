@@ -10,7 +10,6 @@ from grouped_conv_jax.benchmarks.suites import SUITES
 NAMES = {"lax": "lax", "torch": "PyTorch"}
 _NETWORK_NAMES = {"mobilenet-v2": "MobileNetV2", "resnext-50": "ResNeXt-50"}
 _API_NAMES = {"linen": "Linen", "nnx": "NNX"}
-_POINTWISE_NAME = ", dense 1x1 as products"
 _NOTHING = "-"
 TIMES = "\u00d7"
 
@@ -76,9 +75,7 @@ def _summary_table(document: dict[str, Any], runs: Sequence[dict[str, Any]]) -> 
     if rows:
         table.append(["worst single case", *(_worst(rows, rival) for rival in rivals)])
     for row in results.network_rows(document):
-        api = row.role.removesuffix(results.POINTWISE)
-        added = "" if api == row.role else _POINTWISE_NAME
-        name = f"training step, {_NETWORK_NAMES[row.name]} in {_API_NAMES[api]}{added}"
+        name = f"training step, {_NETWORK_NAMES[row.name]} in {_API_NAMES[row.role]}"
         which = row.name, row.role
         table.append([name, *(_over_runs(document, runs, _step, which, r) for r in rivals)])
     return table

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 FORMAT = 1
-POINTWISE = ", pointwise"
-"""What follows the interface in the variant of a network whose dense 1x1 filters are ours too."""
 _KEYS = ("versions", "machine", "settings", "roofline", "measurements", "networks")
 # What two runs must have in common for their figures to be put together.
 _SAME_MACHINE = ("platform", "device", "processor", "cores", "glibc_tunables")
@@ -125,7 +123,7 @@ def case_rows(document: dict[str, Any]) -> list[Row]:
 
 
 def network_rows(document: dict[str, Any]) -> list[Row]:
-    """A row for each network in each of Flax's interfaces, and for each of our variants of it."""
+    """A row for each network in each of Flax's interfaces."""
     records = document["networks"]
     rows = []
     for record in records:
@@ -137,7 +135,7 @@ def network_rows(document: dict[str, Any]) -> list[Row]:
                 if r["network"] == name
                 and (
                     r["contender"] == "torch"
-                    or (r["contender"] == "lax" and r["variant"] == variant.removesuffix(POINTWISE))
+                    or (r["contender"] == "lax" and r["variant"] == variant)
                 )
             ]
             rows += _rows((name, (), variant, rival) for rival in (record, *rivals))

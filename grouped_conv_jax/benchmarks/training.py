@@ -10,24 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from grouped_conv_jax._drop_in import (
-    conv_general_dilated,
-    conv_general_dilated_with_pointwise,
-)
+from grouped_conv_jax._drop_in import conv_general_dilated
 from grouped_conv_jax.benchmarks import network_linen, network_nnx, network_torch, timing
 from grouped_conv_jax.benchmarks.contenders import Contender, compile_jax
 from grouped_conv_jax.benchmarks.harness import Settings
 from grouped_conv_jax.benchmarks.networks import CLASSES, NETWORKS, Network
 from grouped_conv_jax.benchmarks.pytorch import Torch
-from grouped_conv_jax.benchmarks.results import POINTWISE
 from grouped_conv_jax.benchmarks.timing import Ready
 
 _APIS: dict[str, ModuleType] = {"linen": network_linen, "nnx": network_nnx}
-# Of each of Flax's interfaces: whose convolutions, and what is added to the variant's name.
-_CONVOLUTIONS: dict[tuple[str, str], Callable[..., jax.Array]] = {
-    ("ours", ""): conv_general_dilated,
-    ("ours", POINTWISE): conv_general_dilated_with_pointwise,
-    ("lax", ""): jax.lax.conv_general_dilated,
+# Whose convolutions.
+_CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
+    "ours": conv_general_dilated,
+    "lax": jax.lax.conv_general_dilated,
 }
 # Rounding errors grow on their way through fifty layers, but a wrong gradient is off by all of it.
 _LARGEST_DIFFERENCE = 0.1
@@ -88,10 +83,10 @@ def _candidates(
 ) -> Iterator[tuple[str, str, Callable[[], Contender]]]:
     """Name and variant of each contender, and what prepares it; lax after ours."""
     for api in _APIS:
-        for (kind, added), convolve in _CONVOLUTIONS.items():
+        for kind, convolve in _CONVOLUTIONS.items():
             if kind in ("ours", *settings.against):
                 prepare = functools.partial(_prepare, kind, api, convolve, network)
-                yield kind, api + added, functools.partial(prepare, images, labels)
+                yield kind, api, functools.partial(prepare, images, labels)
     if torch:
         in_layout = functools.partial(network_torch.prepare, torch, network, images, labels)
         for layout in Torch.layouts:
