@@ -132,7 +132,7 @@ def check_onnx(
             errors.append(training.distance(evaluate_onnx(function, x), function(x)))
         except Exception as error:  # Each layer is a check of its own.
             failures.append((name, describe(error)))
-    figures = [compared(errors, "JAX")] + listed(failures)
+    figures = [compared(errors, "JAX"), *listed(failures)]
     agrees = training.largest(errors) <= training.ROUNDING_LIMIT
     return agrees and not failures, "; ".join(figures)
 
@@ -175,10 +175,10 @@ def check_quantized_flax(drop_in: bool, _: Namespace) -> training.Outcome:
             skipped.append((name, "the weights are not quantized"))
         to_lax.append(training.distance(result, quantized(plain, trained=True)[0]))
         to_floats.append(training.distance(result, applied(plain, x)(x)))
-    figures = [compared(to_lax, "qwix with lax"), compared(to_floats, "floats")] + listed(skipped)
+    figures = [compared(to_lax, "qwix with lax"), compared(to_floats, "floats")]
     close = training.largest(to_lax) <= training.ROUNDING_LIMIT
     close &= training.largest(to_floats) <= _QUANTIZATION_LIMIT
-    return close and not skipped, "; ".join(figures)
+    return close and not skipped, "; ".join(figures + listed(skipped))
 
 
 def check_quantized_own(trained: bool, _: Namespace) -> training.Outcome:

@@ -93,7 +93,7 @@ def grouped_conv2d(
     _check_shapes(layout, x, weights, bias)
 
     image = layout.to_canonical(x)
-    height, width, channels, filters, groups = weights.shape
+    height, width, *_, groups = weights.shape
     size = layout.image_size(x.shape)
     sides = border.resolve(size, (height, width), strides, dilation)
     _check_filter_fits(size, (height, width), dilation, sides)
@@ -109,9 +109,7 @@ def grouped_conv2d(
         lax.check_precision(precision),
         _element_type(preferred_element_type, x.dtype),
     )
-    kernel = jax.lax.reshape(
-        jax.lax.transpose(weights, (0, 1, 2, 4, 3)), (height, width, channels, groups * filters)
-    )
+    kernel = _to_kernel(weights)
     carried = image.shape[:-3]
     batch = image if len(carried) == 1 else image.reshape(math.prod(carried), *image.shape[-3:])
     y = convolve(batch, kernel, convolution, chosen)
@@ -145,8 +143,11 @@ def _promote(
     for name, value in given.items():
         _checks.floating_array(name, value)
     arrays = [a if isinstance(a, jax.Array) else jnp.asarray(a) for a in given.values()]
-    dtype = jnp.result_type(*arrays)
-    x, weights, *rest = (_cast(array, dtype) for array in arrays)
+    # Eagerly, even a cast to the same dtype takes time.
+    if any(array.dtype != arrays[0].dtype for array in arrays):
+        dtype = jnp.result_type(*arrays)
+        arrays = [array.astype(dtype) for array in arrays]
+    x, weights, *rest = arrays
     return x, weights, rest[0] if rest else None
 
 
@@ -223,20 +224,22 @@ def _check_filter_fits(
         )
 
 
+# Eagerly, each of these is one call, not one for each step; in a program they are inlined.
+@functools.partial(jax.jit, inline=True)
+def _to_kernel(weights: jax.Array) -> jax.Array:
+    """``(h, w, C, G*F)`` from weights ``(h, w, C, F, G)``."""
+    *size, channels, filters, groups = weights.shape
+    return jnp.swapaxes(weights, -1, -2).reshape(*size, channels, groups * filters)
+
+
+@functools.partial(jax.jit, inline=True)
 def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds ``bias`` ``(1, 1, F, G)`` to ``y`` ``(..., G*F)``."""
-    *_, filters, groups = bias.shape
-    vector = jax.lax.reshape(jax.lax.transpose(bias, (0, 1, 3, 2)), (1, 1, groups * filters))
-    # A step of its own, since a reshape in one has no sharding rule where the groups are sharded.
-    vector = jax.lax.expand_dims(vector, range(y.ndim - 3))
+    # Step by step, since a reshape in one has no sharding rule where the groups are sharded.
+    vector = jnp.expand_dims(bias[0, 0].T.reshape(-1), range(y.ndim - 1))
     # In 16 bits the bias's cotangent, a sum over all pixels, would be accumulated in 16 bits.
-    wide = jnp.dtype(jnp.float32) if y.dtype.itemsize == 2 else y.dtype
-    return _cast(_cast(y, wide) + _cast(vector, wide), y.dtype)
-
-
-def _cast(array: jax.Array, dtype: np.dtype[Any]) -> jax.Array:
-    # Eagerly, even a cast to the same dtype takes time.
-    return array if array.dtype == dtype else array.astype(dtype)
+    wide = jnp.float32 if y.dtype.itemsize == 2 else y.dtype
+    return (y.astype(wide) + vector.astype(wide)).astype(y.dtype)
 
 
 def _element_type(preferred: DTypeLike | None, operands: np.dtype[Any]) -> Any:

@@ -78,7 +78,7 @@ class Padding:
             ValueError: a mirror is longer than the image, or a number is too large for the dtype.
         """
         known = all(map(is_known, x.shape[-3:-1]))
-        if self.value == 0 and known or not any(width != 0 for side in sides for width in side):
+        if (self.value == 0 and known) or not any(width != 0 for side in sides for width in side):
             return x, sides
         widths = [(0, 0)] * (x.ndim - 3) + [*sides, (0, 0)]
         if isinstance(self.value, str):

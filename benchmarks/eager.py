@@ -1,0 +1,85 @@
+"""What a call without ``jit`` costs: this package's, beside those whose places it takes.
+
+A small convolution, so that the time is that of Python and of dispatching. Prints a Markdown table.
+"""
+
+# ruff: noqa: T201
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+import grouped_conv_jax as gcj
+
+CHANNELS, CALLS, ROUNDS = 8, 100, 15
+
+
+def contenders() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """Ours and theirs, by what ours is."""
+    x = jnp.ones((1, 8, 8, CHANNELS))
+    kernel, weights = jnp.ones((3, 3, 1, CHANNELS)), jnp.ones((3, 3, 1, 1, CHANNELS))
+    bias = jnp.zeros((1, 1, 1, CHANNELS))
+
+    def plain(convolve: Callable[..., jax.Array] = lax.conv_general_dilated) -> jax.Array:
+        return convolve(
+            x,
+            kernel,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=CHANNELS,
+        )
+
+    linen = nn.Conv(CHANNELS, (3, 3), feature_group_count=CHANNELS)
+    own_linen = gcj.linen.GroupedConv2D(3, 1, "channel-wise", padding="same")
+    variables, own_variables = (layer.init(jax.random.key(0), x) for layer in (linen, own_linen))
+    rngs = nnx.Rngs(0)
+    flax_nnx = nnx.Conv(CHANNELS, CHANNELS, (3, 3), feature_group_count=CHANNELS, rngs=rngs)
+    own_nnx = gcj.nnx.GroupedConv2D(CHANNELS, 3, 1, "channel-wise", padding="same", rngs=rngs)
+    return {
+        "`conv_general_dilated`, against lax": (lambda: plain(gcj.conv_general_dilated), plain),
+        "`accelerate(f)`, against `f`": (gcj.accelerate(plain), plain),
+        "`grouped_conv2d` with bias, against `nnx.Conv`": (
+            lambda: gcj.grouped_conv2d(x, weights, bias, padding="same"),
+            lambda: flax_nnx(x),
+        ),
+        "`nnx.GroupedConv2D`, against `nnx.Conv`": (lambda: own_nnx(x), lambda: flax_nnx(x)),
+        "`linen.GroupedConv2D`, against `linen.Conv`": (
+            lambda: own_linen.apply(own_variables, x),
+            lambda: linen.apply(variables, x),
+        ),
+    }
+
+
+def microseconds(pair: tuple[Callable[[], Any], Callable[[], Any]]) -> list[float]:
+    """The lower quartile of both, which take turns."""
+    times: list[list[float]] = [[], []]
+    for _ in range(ROUNDS):
+        for call, seen in zip(pair, times, strict=True):
+            for _ in range(10):
+                jax.block_until_ready(call())
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                result = call()
+            jax.block_until_ready(result)
+            seen.append((time.perf_counter() - start) / CALLS * 1e6)
+    return [float(np.quantile(seen, 0.25)) for seen in times]
+
+
+def main() -> None:
+    """Measures and prints."""
+    print("| call | ours | theirs | times theirs |\n| --- | ---: | ---: | ---: |")
+    for name, pair in contenders().items():
+        ours, theirs = microseconds(pair)
+        print(f"| {name} | {ours:.0f} µs | {theirs:.0f} µs | {ours / theirs:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
