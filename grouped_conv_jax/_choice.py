@@ -133,11 +133,12 @@ def _too_few_for_matrices(
     take 0.2 to 0.9 of the time of blocks for filters of 3x3 to 11x11, with 1 * 16 a fifth to 0.9,
     for volumes a tenth. Along one axis, 0.4 to 0.9 with few weights or terms, 0.4 to 2.3 with more.
     Filter gradients: 0.3 to 0.8 of the time of blocks with less than 16 weights and with 16 * 1,
-    0.5 to 1.5 with 1 * 16, and 0.7 to 1.6 with 2 * 8, 8 * 2 and 4 * 4.
+    0.5 to 1.5 with 1 * 16 (of one image in many groups, 2.3 with 3x3), and 0.7 to 1.6 with 2 * 8,
+    8 * 2 and 4 * 4.
     """
     weights = channels * filters
     if role == Role.FILTER_GRADIENT:
-        return weights < 16 or min(channels, filters) == 1
+        return weights < 16 or filters == 1
     if len(convolution.image) > 1:
         return True
     summed = (channels if role == Role.FORWARD else filters) * math.prod(convolution.filter_size)
