@@ -269,6 +269,42 @@ _LARGE_KERNEL = (
     _depthwise(7, 1024, 13),
 )
 
+
+
+def _per_sample(
+    image: int, channels: int, filters: int, filter_size: int, *, stride: int = 1, samples: int = 32
+) -> Case:
+    """The filter gradients of a dense convolution for each sample, as ``vmap`` writes them.
+
+    Each sample is a group, the image's channels are the batch, and the filter is as large as the
+    output was.
+    """
+    pad = (filter_size - 1) // 2
+    outputs = (image + 2 * pad - filter_size) // stride + 1
+    # The last rows that the stride leaves over are cropped.
+    after = (outputs - 1) * stride + filter_size - image - pad
+    return Case(
+        channels,
+        (image, image),
+        samples,
+        samples * filters,
+        (outputs, outputs),
+        samples,
+        (1, 1),
+        (stride, stride),
+        ((pad, after), (pad, after)),
+    )
+
+
+_PER_SAMPLE = (
+    _per_sample(32, 3, 32, 3),
+    _per_sample(28, 1, 16, 3),
+    _per_sample(28, 1, 32, 5),
+    _per_sample(32, 32, 32, 3),
+    _per_sample(16, 64, 64, 3, stride=2, samples=16),
+    _per_sample(14, 64, 128, 1),
+)
+
 SUITES: dict[str, tuple[Case, ...]] = {
     "mobilenet-v2": _MOBILENET_V2,
     "efficientnet-b0": _EFFICIENTNET_B0,
@@ -279,6 +315,7 @@ SUITES: dict[str, tuple[Case, ...]] = {
     "shufflenet": _SHUFFLENET,
     "reported": _REPORTED,
     "large-kernel": _LARGE_KERNEL,
+    "per-sample": _PER_SAMPLE,
 }
 
 
