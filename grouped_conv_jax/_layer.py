@@ -277,6 +277,13 @@ def check_learnable(name: str, array: Any, expected: tuple[int, ...]) -> None:
         "bias": "(1, 1, filters per group, groups)",
     }
     _checks.floating_array(name, array)
+    if not isinstance(array, jax.Array | np.ndarray):
+        # Quantized by a library that takes the axes for those of Flax's kernels.
+        raise TypeError(
+            f"{name} must be an array, got {type(array).__name__}; to quantize a grouped "
+            "convolution, use Flax's Conv with feature_group_count, under accelerate or with "
+            "conv_general_dilated=grouped_conv_jax.conv_general_dilated"
+        )
     _checks.shape_is(name, array, expected, axes[name])
 
 

@@ -93,6 +93,29 @@ def test_displays_show_what_a_flax_layer_shows():
     assert "GroupedConv2D" in treescope.render_to_text(layer)
 
 
+class Quantized:
+    """What a library that quantizes puts in the place of a parameter: in Flax's layout."""
+
+    def __init__(self, array):
+        self.array, self.dtype = array, array.dtype
+        self.shape = (*array.shape[:-2], array.shape[-2] * array.shape[-1])
+        self.ndim = len(self.shape)
+
+
+def test_quantized_weights_are_refused_and_what_takes_them_is_named():
+    x = operands()[0]
+    message = r"weights must be an array, got Quantized; .* use Flax's Conv .*conv_general_dilated"
+    linen = gcj.linen.GroupedConv2D(3, 3, 4)
+    parameters = linen.init(jax.random.key(0), x)["params"]
+    parameters = parameters | {"weights": Quantized(parameters["weights"])}
+    with pytest.raises(TypeError, match=message):
+        linen.apply({"params": parameters}, x)
+    layer = gcj.nnx.GroupedConv2D(8, 3, 3, 4, rngs=nnx.Rngs(0))
+    layer.weights.set_raw_value(Quantized(layer.weights.get_value()))
+    with pytest.raises(TypeError, match=message):
+        layer(x)
+
+
 class TestSymbolicSizes:
     """Programs exported for any batch, height and width."""
 

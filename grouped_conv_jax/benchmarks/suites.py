@@ -270,7 +270,6 @@ _LARGE_KERNEL = (
 )
 
 
-
 def _per_sample(
     image: int, channels: int, filters: int, filter_size: int, *, stride: int = 1, samples: int = 32
 ) -> Case:

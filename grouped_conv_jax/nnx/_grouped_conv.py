@@ -108,10 +108,10 @@ class GroupedConv2D(nnx.Module, ReadOnlyProperties):
     def __call__(self, x: ArrayLike) -> jax.Array:
         """Returns ``(B, H', W', F*G)`` for ``x`` ``(B, H, W, C*G)``."""
         layer = Hyperparameters.held_by(self).resolve_for(x)
-        weights = self.weights[...]
+        weights = self.weights.get_value()
         check_learnable("weights", weights, layer.weights_shape)
         bias = None
         if self.bias is not None:
-            bias = self.bias[...]
+            bias = self.bias.get_value()
             check_learnable("bias", bias, layer.bias_shape)
         return layer(x, weights, bias)
