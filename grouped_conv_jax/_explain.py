@@ -94,8 +94,10 @@ def _explanation(equation: Any, platform: str) -> Explanation:
     (out,) = (variable.aval for variable in equation.outvars)
     mark = _marks.of(_jax_internals.metadata(equation.ctx))
     found, (implementation, reason) = _lowering.decide(mark, lhs, rhs, equation.params, platform)
-    # Each number of the result is a sum over a filter, whatever the role.
+    # Each number of the result is a sum over a filter, whatever the role, but for the holes that
+    # the stride of an input gradient leaves.
     outputs = rhs.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+    outputs *= math.prod(equation.params["lhs_dilation"])
     return Explanation(
         found.role.name.lower() if found else None,
         implementation,

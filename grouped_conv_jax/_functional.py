@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -224,15 +225,25 @@ def _check_filter_fits(
         )
 
 
-# Eagerly, each of these is one call, not one for each step; in a program they are inlined.
-@functools.partial(jax.jit, inline=True)
+def _at_once(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Makes an eager call of one program, not of one for each operation; a trace stays as it is."""
+    jitted = jax.jit(function)
+
+    def call(*arrays: jax.Array) -> jax.Array:
+        traced = any(isinstance(array, jax.core.Tracer) for array in arrays)
+        return (function if traced else jitted)(*arrays)
+
+    return call
+
+
+@_at_once
 def _to_kernel(weights: jax.Array) -> jax.Array:
     """``(h, w, C, G*F)`` from weights ``(h, w, C, F, G)``."""
     *size, channels, filters, groups = weights.shape
     return jnp.swapaxes(weights, -1, -2).reshape(*size, channels, groups * filters)
 
 
-@functools.partial(jax.jit, inline=True)
+@_at_once
 def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds ``bias`` ``(1, 1, F, G)`` to ``y`` ``(..., G*F)``."""
     # Step by step, since a reshape in one has no sharding rule where the groups are sharded.

@@ -82,28 +82,41 @@ class Padding:
             return x, sides
         widths = [(0, 0)] * (x.ndim - 3) + [*sides, (0, 0)]
         if isinstance(self.value, str):
-            if not known and self.value != "replicate":
-                return self._mirror(x, sides), ((0, 0), (0, 0))
-            self._check_mirror(x.shape, sides)
-            padded = jnp.pad(x, widths, mode=_NUMPY_MODES[self.value])
-        else:
-            with np.errstate(over="ignore"):
-                fill = np.asarray(self.value, np.float64).astype(x.dtype)
-            if not np.isfinite(fill):
-                raise ValueError(
-                    f"padding_value must be representable in the input's dtype {x.dtype}, "
-                    f"got {self.value!r}"
-                )
-            padded = jnp.pad(x, widths, constant_values=fill)
+            return self._continue(x, sides), ((0, 0), (0, 0))
+        with np.errstate(over="ignore"):
+            fill = np.asarray(self.value, np.float64).astype(x.dtype)
+        if not np.isfinite(fill):
+            raise ValueError(
+                f"padding_value must be representable in the input's dtype {x.dtype}, "
+                f"got {self.value!r}"
+            )
+        padded = jnp.pad(x, widths, constant_values=fill)
         return padded, ((0, 0), (0, 0))
 
-    def _mirror(self, x: jax.Array, sides: Sides) -> jax.Array:
-        """As ``jnp.pad``, for sizes that an exported program does not know."""
+    def _continue(self, x: jax.Array, sides: Sides) -> jax.Array:
+        """Adds pixels of the image, as ``np.pad`` does."""
+        if not all(map(is_known, (*x.shape[-3:-1], *sides[0], *sides[1]))):
+            return self._gather(x, sides)
+        self._check_mirror(x.shape, sides)
+        if self.value != "replicate":
+            widths = [(0, 0)] * (x.ndim - 3) + [*sides, (0, 0)]
+            return jnp.pad(x, widths, mode=_NUMPY_MODES[str(self.value)])
+        # In operations that every converter of programs knows.
+        for axis, (before, after) in zip((x.ndim - 3, x.ndim - 2), sides, strict=True):
+            first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+            last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+            x = jax.lax.concatenate([first] * before + [x] + [last] * after, axis)
+        return x
+
+    def _gather(self, x: jax.Array, sides: Sides) -> jax.Array:
+        """The same for sizes that an exported program does not know."""
         # The axis about which indices are mirrored lies on a pixel, or between two.
         on_edge = int(self.value == "symmetric-include-edge")
         for axis, (before, after) in zip((x.ndim - 3, x.ndim - 2), sides, strict=True):
             size = x.shape[axis]
             index = jnp.arange(size + before + after) - before
+            if self.value == "replicate":
+                index = jnp.clip(index, 0, size - 1)
             index = jnp.where(index < 0, -index - on_edge, index)
             index = jnp.where(index >= size, 2 * size - 2 + on_edge - index, index)
             x = jnp.take(x, index, axis)
@@ -123,9 +136,10 @@ class Padding:
 
 def _same(size: int, filter_size: int, stride: int, dilation: int) -> tuple[int, int]:
     """Output ``ceil(size / stride)``; the odd row or column goes to the bottom or right."""
-    outputs = -(-size // stride)
-    total = max((outputs - 1) * stride + (filter_size - 1) * dilation + 1 - size, 0)
-    return total // 2, total - total // 2
+    extent = (filter_size - 1) * dilation + 1
+    # By lax, which knows symbols, too.
+    ((before, after),) = jax.lax.padtype_to_pads((size,), (extent,), (stride,), "SAME")
+    return before, after
 
 
 def _parse_sides(padding: Any) -> Sides | None:

@@ -67,9 +67,25 @@ def test_roofline_counts_what_it_counts_of_lax():
     assert ours.unfused_flops == theirs.unfused_flops > 0
 
 
-def test_explain_counts_the_operations_of_a_convolution():
+def test_explain_counts_the_operations_of_a_convolution_and_its_gradients():
     (told,) = gcj.explain(convolve, *operands())
     assert told.flops == 2 * (2 * 8 * 8 * 12) * (3 * 3 * 2)
+
+    def strided(x, weights):
+        return jnp.sum(jnp.sin(convolve(x, weights, stride=2)))
+
+    # The same products, in three sums.
+    forward, *gradients = gcj.explain(jax.grad(strided, (0, 1)), *operands())
+    assert forward.flops == 2 * (2 * 4 * 4 * 12) * (3 * 3 * 2)
+    assert [one.flops for one in gradients] == [forward.flops] * 2
+
+
+def test_a_program_is_one_convolution_and_no_function_is_called():
+    bias = jnp.ones((1, 1, 3, 4))
+    equations = jax.make_jaxpr(convolve)(*operands(), bias).eqns
+    names = [equation.primitive.name for equation in equations]
+    assert names.count("conv_general_dilated") == 1
+    assert not {"jit", "pjit"} & set(names)
 
 
 @pytest.mark.parametrize("implementation", ["lax", "blocks"])
@@ -162,6 +178,14 @@ class TestSymbolicSizes:
             return jnp.sum(jnp.sin(grouped_conv2d(x, weights, **settings)))
 
         self.check(jax.value_and_grad(f, (0, 1)), settings, operands()[1])
+
+    def test_same_of_a_filter_smaller_than_its_stride(self):
+        weights = operands()[1][:1, :1]
+
+        def f(x, weights):
+            return jnp.sum(jnp.sin(convolve(x, weights, stride=2)))
+
+        self.check(jax.value_and_grad(f, (0, 1)), {}, weights)
 
     @pytest.mark.parametrize("settings", SETTINGS[2:], ids=str)
     def test_layers(self, settings):
