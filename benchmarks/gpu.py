@@ -20,206 +20,41 @@ import itertools
 import json
 import math
 import os
-import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 if importlib.util.find_spec("grouped_conv_jax") is None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from gpu_cases import (
+    DTYPES,
+    LAYOUT,
+    NAMES,
+    PER_SAMPLE,
+    ROLES,
+    SAMPLED,
+    SHAPES_AT_ONCE,
+    SMALLEST,
+    TELLING,
+    TESTED,
+    Program,
+    Record,
+    Task,
+)
+from gpu_summary import read_rows, summary
 
-from grouped_conv_jax import grouped_conv2d
-from grouped_conv_jax._convolution import Role
-from grouped_conv_jax._padding import Padding
 from grouped_conv_jax.benchmarks import machine, reference, timing, training
 from grouped_conv_jax.benchmarks.contenders import Contender
 from grouped_conv_jax.benchmarks.harness import Settings
 from grouped_conv_jax.benchmarks.networks import CLASSES, NETWORKS
 from grouped_conv_jax.benchmarks.pytorch import Torch, TorchUnavailableError
-from grouped_conv_jax.benchmarks.results import geometric_mean
 from grouped_conv_jax.benchmarks.suites import SUITES, Case, collect
-
-# lax comes first, since errors refer to it.
-NAMES: dict[str, str | None] = {"lax": "lax", "taps": "taps", "blocks": "blocks", "ours": None}
-PORTABLE, LAYOUT = ("taps", "blocks"), "channels-last"
-ROLES, PER_SAMPLE = ("forward", "input_gradient", "filter_gradient"), "per_sample_gradient"
-DTYPES = ("float32", "bfloat16")
-# The largest error of float32 with precision="highest"; TF32 is off by about 1e-3.
-HIGHEST_LIMIT = 1e-4
-SHAPES_AT_ONCE = 4
-MARK = re.compile(r'grouped_conv_jax = "\w+"')
-
-Record = dict[str, Any]
-Rows = dict[tuple[str, str, str], dict[str, Record]]
-
-
-def make_case(
-    image: Any, channels: int, filters: int, size: Any, groups: int, stride: Any = 1, **more: Any
-) -> Case:
-    """A case of two images; "same", the default, pads unevenly where a stride leaves an odd row."""
-    numbers = (image, size, stride, more.get("dilation", 1))
-    pixels, taps, strides, steps = ((n, n) if isinstance(n, int) else n for n in numbers)
-    sides = Padding.parse(more.get("padding", "same"), 0).resolve(pixels, taps, strides, steps)
-    return Case(2, pixels, channels, filters, taps, groups, strides, steps, sides)
-
-
-CAUSAL = (0, 0, 3, 0)
-TESTED = (
-    make_case((9, 8), 6, 6, 3, 6, 2),
-    make_case((5, 4), 24, 32, 1, 4, (2, 1)),
-    make_case((12, 11), 33, 33, 5, 33, dilation=2),
-    make_case((11, 10), 4, 12, (2, 3), 4, (3, 2)),
-    make_case((9, 8), 20, 20, 3, 5, 2),
-    make_case((6, 5), 14, 35, 3, 7),
-    make_case((13, 12), 48, 48, 3, 2, 2, padding=1),
-    make_case((1, 65), 16, 16, (1, 4), 16, padding=CAUSAL),
-    make_case(17, 8, 8, 15, 8, 2, padding=((7, 6), (5, 7))),
-)
-TELLING = (
-    make_case(56, 128, 128, 3, 128),
-    make_case(28, 192, 192, 3, 192, 2),
-    make_case(56, 128, 128, 3, 32),
-    make_case(14, 480, 480, 5, 480),
-    make_case(56, 96, 96, 7, 96),
-    make_case((1, 1024), 512, 512, (1, 4), 512, padding=CAUSAL),
-    make_case(28, 64, 128, 3, 64),
-    make_case(28, 256, 256, 1, 4),
-    make_case(14, 512, 512, 3, 32),
-    make_case(112, 96, 96, 3, 96, 2, padding=1),
-    make_case(56, 144, 144, 5, 144, 2),
-    make_case(14, 384, 384, 7, 384),
-    make_case(7, 960, 960, 3, 960),
-    make_case(28, 336, 336, 3, 14, 2, padding=1),
-    make_case(56, 32, 128, 5, 32),
-    make_case(28, 240, 60, 1, 3),
-    make_case(14, 512, 512, 27, 512),
-    make_case(56, 128, 128, 31, 128),
-)
-# Telling shapes of which each sample has a gradient of the filters.
-SAMPLED = (make_case(28, 192, 192, 3, 192), make_case(28, 256, 256, 3, 32))
-# Whatever takes about as long as this is bound by the host, which starts it.
-SMALLEST = make_case(1, 1, 1, 1, 1)
-
-
-class Task(NamedTuple):
-    """A case and what is computed of it: one of :data:`ROLES`, or :data:`PER_SAMPLE`."""
-
-    case: Case
-    role: str
-    dtype: str
-
-    @property
-    def computed(self) -> Role:
-        """The role, of the batch or of each sample."""
-        return Role.FILTER_GRADIENT if self.role == PER_SAMPLE else Role[self.role.upper()]
-
-    def record(self) -> Record:
-        """What identifies it, and what a choice may depend on."""
-        weights = self.case.channels * self.case.filters // self.case.groups**2
-        about = {"weights_per_tap": weights, "taps": math.prod(self.case.filter_size)}
-        return {"shape": str(self.case), "role": self.role, "dtype": self.dtype} | about
-
-    def operands(self) -> list[np.ndarray]:
-        """Normally distributed operands, the same ones every time."""
-        random, dtype = np.random.default_rng(0), jnp.dtype(self.dtype)
-        shapes = [self.case.shape(operand) for operand in self.computed.operands]
-        return [random.standard_normal(shape, np.float32).astype(dtype) for shape in shapes]
-
-    def limit(self, highest: bool) -> float:
-        """The largest error; in default precision, what the harness allows on accelerators."""
-        if highest and self.dtype == "float32":
-            return HIGHEST_LIMIT
-        products = max(float(jnp.finfo(self.dtype).eps), 2.0**-10)
-        sums = float(np.finfo(np.float32).eps) * math.sqrt(self.case.terms(self.computed))
-        return 8 * (products + sums)
-
-    def program(self, implementation: str | None, highest: bool) -> "Program":
-        """Calls the public function, differentiated and batched; operands are canonical."""
-        case, dtype = self.case, self.dtype
-        precision = "highest" if highest and dtype == "float32" else None
-        keywords: Any = {"stride": case.stride, "dilation_factor": case.dilation}
-        keywords |= {"padding": case.padding, "precision": precision}
-
-        def forward(x: Any, filters: Any) -> Any:
-            weights = filters.reshape(*filters.shape[:3], case.groups, -1).swapaxes(3, 4)
-            return grouped_conv2d(x, weights, implementation=implementation, **keywords)
-
-        def input_gradient(filters: Any, y: Any) -> Any:
-            x = jnp.zeros(case.shape(Role.INPUT_GRADIENT), dtype)
-            return jax.vjp(forward, x, filters)[1](y)[0]
-
-        def filter_gradient(x: Any, y: Any) -> Any:
-            filters = jnp.zeros(case.shape(Role.FILTER_GRADIENT), dtype)
-            return jax.vjp(forward, x, filters)[1](y)[1]
-
-        def per_sample_gradient(x: Any, y: Any) -> Any:
-            return jax.vmap(lambda x, y: filter_gradient(x[None], y[None]))(x, y)
-
-        functions = (forward, input_gradient, filter_gradient, per_sample_gradient)
-        function = next(one for one in functions if one.__name__ == self.role)
-        shapes = (case.shape(operand) for operand in self.computed.operands)
-        return Program(function, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
-
-    def folded(self, lhs: np.ndarray, rhs: np.ndarray) -> tuple[Case, Role, Any]:
-        """The same as one role of a batch, its samples as groups, as PyTorch's ``vmap`` does it."""
-        if self.role != PER_SAMPLE:
-            return self.case, self.computed, (lhs, rhs)
-        names = ("channels", "filters", "groups")
-        wide: Any = {name: self.case.batch * getattr(self.case, name) for name in names}
-        pair = [np.moveaxis(a, 0, -2).reshape(1, *a.shape[1:-1], -1) for a in (lhs, rhs)]
-        return dataclasses.replace(self.case, batch=1, **wide), self.computed, pair
-
-    def unfolded(self, result: np.ndarray) -> np.ndarray:
-        """The result of what :meth:`folded` returns, as the programs give it."""
-        if self.role != PER_SAMPLE:
-            return result
-        return np.moveaxis(result.reshape(*result.shape[:-1], self.case.batch, -1), -2, 0)
-
-
-class Program:
-    """A program that a thread of its own compiles, so that nobody has to wait for it."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self._function, self._arguments = function, arguments
-        self.owner, self.started = self, math.inf
-        self._compiled: Any = None
-        self.seconds: float | None = None
-        self.failure: str | None = None
-
-    def start(self, known: dict[str, "Program"]) -> None:
-        """Begins to compile, unless an equal program, apart from marks, is known."""
-        self.thread = threading.Thread(target=self._build, args=(known,), daemon=True)
-        self.thread.start()
-
-    def _build(self, known: dict[str, "Program"]) -> None:
-        # Whatever a compilation raises is what is to be known about it.
-        try:
-            lowered = jax.jit(self._function).lower(*self._arguments)
-            self.owner = known.setdefault(MARK.sub("", lowered.as_text()), self)
-            if self.owner is self:
-                self.started = start = time.perf_counter()
-                self._compiled = lowered.compile()
-                self.seconds = round(time.perf_counter() - start, 2)
-        except Exception as failure:
-            self.failure = timing.describe(failure)
-
-    def problem(self) -> str | None:
-        """Why there is nothing to run."""
-        return self.failure or self.owner.failure
-
-    def contender(self, arguments: Sequence[Any]) -> Contender:
-        """What was compiled, ready to run."""
-        run, queued = self.owner._compiled, jax.default_backend() != "cpu"
-        wait = jax.block_until_ready
-        return Contender("", "", lambda: run(*arguments), wait, queued, {}, np.asarray)
 
 
 class Session:
@@ -441,102 +276,6 @@ def measure_training(session: Session, name: str) -> None:
         records["ours"]["note"] = records["ours"].pop("failure", None)
     about = {"shape": f"{name} {shape}", "role": "training_step", "dtype": "float32"}
     record_times(session, about, records, contenders)
-
-
-def read_rows(path: Path) -> tuple[str, Rows, list[str]]:
-    """The device that the file's last line names, its last times of everything, and failures."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    rows: Rows = {}
-    failures: list[str] = []
-    floors: dict[str, Record] = {}
-    for record in records:
-        shape, role, dtype, name = (
-            record.get(field, "") for field in ("shape", "role", "dtype", "implementation")
-        )
-        if record["device"] != records[-1]["device"]:
-            continue
-        if "failure" in record:
-            words = (record["kind"], shape, role, dtype, name, record["failure"])
-            failures.append(" ".join(filter(None, words)))
-        elif "microseconds" in record:
-            small = shape.endswith(str(SMALLEST)[1:])
-            (floors if small else rows.setdefault((shape, role, dtype), {}))[name] = record
-    for row in rows.values():
-        for name, one in row.items():
-            floor = floors.get(LAYOUT if name == LAYOUT else "lax", {}).get("microseconds", 0.0)
-            one["host_bound"] = one["microseconds"] < 1.5 * floor
-    return records[-1]["device"], rows, failures
-
-
-def speedups(rows: Rows, name: str, against: str) -> list[tuple[float, str]]:
-    """How many times as fast it is, and where, slowest first; not where the host bounds both."""
-    return sorted(
-        (row[against]["microseconds"] / row[name]["microseconds"], shape)
-        for (shape, *_), row in rows.items()
-        if name in row and against in row
-        if not (row[name]["host_bound"] and row[against]["host_bound"])
-    )
-
-
-def mean(found: list[tuple[float, str]]) -> str:
-    """The geometric mean, and of how many."""
-    if not found:
-        return "-"
-    return f"{geometric_mean([ratio for ratio, _ in found]):.2f} of {len(found)}"
-
-
-def table(rows: Rows) -> list[str]:
-    """A row for each role, dtype and implementation, then where the portable ones beat lax."""
-    lines = ["| role | dtype | implementation | / lax | / PyTorch | worst / lax |"]
-    lines += ["| --- | --- | --- | ---: | ---: | ---: |"]
-    faster = ["", "Faster than lax:", ""]
-    for role, dtype in sorted({key[1:] for key in rows}):
-        own = {key: row for key, row in rows.items() if key[1:] == (role, dtype)}
-        for name in NAMES:
-            found, rivals = speedups(own, name, "lax"), speedups(own, name, LAYOUT)
-            worst = f"{found[0][0]:.2f}, {found[0][1]}" if found else "-"
-            cells = (role, dtype, name, mean(found), mean(rivals), worst)
-            lines.append(f"| {' | '.join(cells)} |")
-            better = [f"{shape} ({ratio:.2f})" for ratio, shape in found[::-1] if ratio > 1]
-            if name in PORTABLE and better:
-                faster.append(f"- {name}, {role}, {dtype}: {'; '.join(better)}")
-    return lines + faster
-
-
-def proposal(rows: Rows) -> list[str]:
-    """For each kind of case the fastest implementation that is 1.1 times as fast as lax.
-
-    One that takes more than 1.2 times as long as lax in one of the cases is not proposed.
-    """
-    groups: dict[tuple[str, ...], Rows] = {}
-    for key, row in rows.items():
-        about = next(iter(row.values()))
-        if "taps" in about:
-            kind = [key[1]]
-            for field, bounds in (("weights_per_tap", (1, 4, 16)), ("taps", (1, 4, 9, 25, 49))):
-                above = f"over {bounds[-1]}"
-                kind.append(next((f"up to {n}" for n in bounds if about[field] <= n), above))
-            groups.setdefault(tuple(kind), {})[key] = row
-    lines = ["| role | weights a tap | taps | taps / lax | blocks / lax | choice |"]
-    lines += ["| --- | --- | --- | ---: | ---: | --- |"]
-    for kinds, own in sorted(groups.items()):
-        found = {name: speedups(own, name, "lax") for name in PORTABLE}
-        means = {"lax": 1.1}
-        for name, pairs in found.items():
-            if pairs and pairs[0][0] > 1 / 1.2:
-                means[name] = geometric_mean([ratio for ratio, _ in pairs])
-        cells = (*kinds, *map(mean, found.values()), max(means, key=means.__getitem__))
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def summary(path: Path) -> str:
-    """Markdown: speed, a proposal, and what failed."""
-    device, rows, failures = read_rows(path)
-    title = f"## {device}: speed in times of lax's and of PyTorch's ({LAYOUT})"
-    proposed = ["", "## Proposed choice for cuda", "", *proposal(rows)]
-    failed = ["", f"## Failures: {len(failures)}", "", *(f"- {line}" for line in failures)]
-    return "\n".join([title, "", *table(rows), *proposed, *failed, ""])
 
 
 def parse_options() -> argparse.Namespace:
