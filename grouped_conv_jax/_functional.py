@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -110,14 +109,16 @@ def grouped_conv2d(
         lax.check_precision(precision),
         _element_type(preferred_element_type, x.dtype),
     )
-    kernel = _to_kernel(weights)
+    # Not so in a program, which stays one of plain operations.
+    traced = any(isinstance(array, jax.core.Tracer) for array in (x, weights, bias))
+    kernel = (_to_kernel if traced else _to_kernel_at_once)(weights)
     carried = image.shape[:-3]
     batch = image if len(carried) == 1 else image.reshape(math.prod(carried), *image.shape[-3:])
     y = convolve(batch, kernel, convolution, chosen)
     if len(carried) != 1:
         y = y.reshape(*carried, *y.shape[1:])
     if bias is not None:
-        y = _add_bias(y, bias)
+        y = (_add_bias if traced else _add_bias_at_once)(y, bias)
     return layout.from_canonical(y)
 
 
@@ -225,32 +226,27 @@ def _check_filter_fits(
         )
 
 
-def _at_once(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Makes an eager call of one program, not of one for each operation; a trace stays as it is."""
-    jitted = jax.jit(function)
-
-    def call(*arrays: jax.Array) -> jax.Array:
-        traced = any(isinstance(array, jax.core.Tracer) for array in arrays)
-        return (function if traced else jitted)(*arrays)
-
-    return call
-
-
-@_at_once
 def _to_kernel(weights: jax.Array) -> jax.Array:
     """``(h, w, C, G*F)`` from weights ``(h, w, C, F, G)``."""
     *size, channels, filters, groups = weights.shape
-    return jnp.swapaxes(weights, -1, -2).reshape(*size, channels, groups * filters)
+    return jax.lax.reshape(
+        jax.lax.transpose(weights, (0, 1, 2, 4, 3)), (*size, channels, groups * filters)
+    )
 
 
-@_at_once
 def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds ``bias`` ``(1, 1, F, G)`` to ``y`` ``(..., G*F)``."""
-    # Step by step, since a reshape in one has no sharding rule where the groups are sharded.
-    vector = jnp.expand_dims(bias[0, 0].T.reshape(-1), range(y.ndim - 1))
+    *_, filters, groups = bias.shape
+    vector = jax.lax.reshape(jax.lax.transpose(bias, (0, 1, 3, 2)), (1, 1, groups * filters))
+    # A step of its own, since a reshape in one has no sharding rule where the groups are sharded.
+    vector = jax.lax.expand_dims(vector, range(y.ndim - 3))
     # In 16 bits the bias's cotangent, a sum over all pixels, would be accumulated in 16 bits.
     wide = jnp.float32 if y.dtype.itemsize == 2 else y.dtype
     return (y.astype(wide) + vector.astype(wide)).astype(y.dtype)
+
+
+# Eagerly, one call and not one for each operation.
+_to_kernel_at_once, _add_bias_at_once = jax.jit(_to_kernel), jax.jit(_add_bias)
 
 
 def _element_type(preferred: DTypeLike | None, operands: np.dtype[Any]) -> Any:
