@@ -107,6 +107,8 @@ def test_tabulate_counts_at_least_the_operations_of_a_layer(implementation):
     assert flops >= 2 * (2 * 6 * 6 * 12) * (3 * 3 * 2)
 
 
+# Treescope looks at all that NumPy has.
+@pytest.mark.filterwarnings("ignore:The chararray class is deprecated")
 def test_displays_show_what_a_flax_layer_shows():
     layer = gcj.nnx.GroupedConv2D(8, 3, 3, 4, rngs=nnx.Rngs(0))
     assert "shape=(3, 3, 2, 3, 4)" in repr(layer)
