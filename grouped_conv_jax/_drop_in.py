@@ -9,9 +9,8 @@ from jax.sharding import AbstractMesh
 from jax.typing import DTypeLike
 
 from grouped_conv_jax import _marks
-from grouped_conv_jax._convolution import Role
 from grouped_conv_jax._functional import convolve
-from grouped_conv_jax._matching import match
+from grouped_conv_jax._matching import forward_pass
 from grouped_conv_jax._sharding import is_on_explicit_axes
 
 
@@ -31,10 +30,10 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Does what ``jax.lax.conv_general_dilated`` does, and grouped convolutions faster.
 
-    Grouped convolutions of floating-point arrays take the fast path, for any number of spatial
-    dimensions and any dimension numbers; everything else goes to lax unchanged: one group,
-    ``lhs_dilation`` (transposed convolutions), ``batch_group_count``, ``out_sharding``, other
-    dtypes.
+    It is ``jax.lax.conv_general_dilated`` under the mark of :func:`grouped_conv_jax.accelerate`:
+    grouped convolutions of floating-point arrays take the fast path, for any number of spatial
+    dimensions and any dimension numbers, and so does one group where that is faster. Everything
+    else is lowered as lax lowers it.
 
     Args:
         lhs: input, axes as ``dimension_numbers`` says.
@@ -97,7 +96,7 @@ def _convolve_as_planned(lhs: jax.Array, rhs: jax.Array, arguments: dict[str, An
     with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
         equation = jax.make_jaxpr(lambda a, b: lax.conv_general_dilated(a, b, **arguments))(*whole)
     (found,) = equation.eqns
-    matched = match(whole[0], whole[1], found.params)
-    if isinstance(matched, str) or matched.role != Role.FORWARD:
+    matched = forward_pass(whole[0], whole[1], found.params)
+    if isinstance(matched, str):
         return lax.conv_general_dilated(lhs, rhs, **arguments)
     return matched.result(convolve(*matched.operands(lhs, rhs), matched.convolution, None))

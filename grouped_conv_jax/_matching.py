@@ -84,6 +84,17 @@ def match(lhs: Any, rhs: Any, parameters: Mapping[str, Any]) -> Match | str:
     return "both of its operands are dilated"
 
 
+def forward_pass(lhs: Any, rhs: Any, parameters: Mapping[str, Any]) -> Match | str:
+    """As :func:`match`, but of a forward pass that is computed as it is written, or of nothing."""
+    why_not = _unsupported(lhs, rhs, parameters)
+    if why_not:
+        return why_not
+    equation = _Equation.of(lhs, rhs, parameters)
+    if equation.batch_groups > 1 or max(equation.holes) > 1:
+        return "it is no forward pass"
+    return _forward(equation)
+
+
 def _unsupported(lhs: Any, rhs: Any, parameters: Mapping[str, Any]) -> str | None:
     numbers = parameters["dimension_numbers"]
     if len(lhs.shape) == 2:

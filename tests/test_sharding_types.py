@@ -10,7 +10,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from sharding_cases import convolve, make_mesh, same
 
-from grouped_conv_jax import grouped_conv2d
+from grouped_conv_jax import conv_general_dilated, grouped_conv2d
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +78,22 @@ def test_channels_are_not_cut_within_a_group():
     message = r"the sharding of x .*; got P\(None, None, None, 'model'\) for shape \(2, 8, 8, 8\)"
     with pytest.raises(ValueError, match=message):
         grouped_conv2d(x, weights)
+
+
+def test_a_filter_larger_than_its_output_is_split_like_any_other():
+    x = jax.device_put(jnp.ones((8, 8, 8, 16)), P("data"))
+    filters = jnp.ones((7, 7, 4, 16))
+
+    def convolve(x, filters):
+        return conv_general_dilated(
+            x,
+            filters,
+            (1, 1),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=4,
+        )
+
+    y = convolve(x, filters)
+    assert jax.typeof(y).sharding.spec == P("data", None, None, None)
+    assert (y == 7 * 7 * 4).all()
