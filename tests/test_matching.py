@@ -154,7 +154,7 @@ def of(lhs=(2, 6, 5, 8), rhs=(3, 3, 2, 8), dtypes=("float32", "float32"), **argu
     ]
     arguments = {
         "window_strides": (1, 1),
-        "padding": "VALID",
+        "padding": ((0, 0), (0, 0)),
         "dimension_numbers": numbers,
         "feature_group_count": 4,
     } | arguments
