@@ -80,7 +80,6 @@ class Padding:
         known = all(map(is_known, x.shape[-3:-1]))
         if (self.value == 0 and known) or not any(width != 0 for side in sides for width in side):
             return x, sides
-        widths = [(0, 0)] * (x.ndim - 3) + [*sides, (0, 0)]
         if isinstance(self.value, str):
             return self._continue(x, sides), ((0, 0), (0, 0))
         with np.errstate(over="ignore"):
@@ -90,8 +89,8 @@ class Padding:
                 f"padding_value must be representable in the input's dtype {x.dtype}, "
                 f"got {self.value!r}"
             )
-        padded = jnp.pad(x, widths, constant_values=fill)
-        return padded, ((0, 0), (0, 0))
+        edges = [(0, 0, 0)] * (x.ndim - 3) + [(*side, 0) for side in sides] + [(0, 0, 0)]
+        return jax.lax.pad(x, fill, edges), ((0, 0), (0, 0))
 
     def _continue(self, x: jax.Array, sides: Sides) -> jax.Array:
         """Adds pixels of the image, as ``np.pad`` does."""
