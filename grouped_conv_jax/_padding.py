@@ -136,9 +136,12 @@ class Padding:
 def _same(size: int, filter_size: int, stride: int, dilation: int) -> tuple[int, int]:
     """Output ``ceil(size / stride)``; the odd row or column goes to the bottom or right."""
     extent = (filter_size - 1) * dilation + 1
-    # By lax, which knows symbols, too.
-    ((before, after),) = jax.lax.padtype_to_pads((size,), (extent,), (stride,), "SAME")
-    return before, after
+    if not is_known(size):
+        # Lax knows the maximum of symbols, but takes its time.
+        ((before, after),) = jax.lax.padtype_to_pads((size,), (extent,), (stride,), "SAME")
+        return before, after
+    total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+    return total // 2, total - total // 2
 
 
 def _parse_sides(padding: Any) -> Sides | None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import reference_roles
 from implementation_cases import CASES, LONG_SUMS, case, compile_roles, compute, operands, supported
+from sharding_cases import convolve
 
-from grouped_conv_jax import conv_general_dilated
 from grouped_conv_jax._convolution import Role
 
 
@@ -31,19 +31,7 @@ def compiled(role, shapes, implementation=None, mapped=False):
 def marked(role, shapes):
     """A role of lax's convolution, as a program gets it."""
     *lhs_and_rhs, convolution = shapes
-    digits = "".join(map(str, range(len(convolution.image))))
-
-    def forward(x, filters):
-        return conv_general_dilated(
-            x,
-            filters,
-            convolution.strides,
-            convolution.padding,
-            rhs_dilation=convolution.dilation,
-            dimension_numbers=(f"N{digits}C", f"{digits}IO", f"N{digits}C"),
-            feature_group_count=convolution.groups,
-        )
-
+    forward = functools.partial(convolve, convolution=convolution)
     x, filters = (jax.ShapeDtypeStruct(shape, np.float32) for shape in lhs_and_rhs)
     return {
         Role.FORWARD: forward,
