@@ -1,0 +1,121 @@
+#include "geometry.h"
+
+#include <algorithm>
+
+namespace grouped_conv {
+
+int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
+int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -ceil_div(-a, b); }
+
+Axis::Axis(int64_t source, int64_t output, int64_t size, int64_t stride, int64_t spread,
+           int64_t step, int64_t offset)
+    : source(source), output(output), size(size), stride(stride), spread(spread) {
+  std::vector<int64_t> phases;
+  for (int64_t phase = 0; phase < std::min(spread, output); ++phase)
+    for (int64_t t = 0; t < size; ++t) {
+      const int64_t place = phase * stride + t * step + offset;
+      const int64_t unit = floor_div(place, spread);
+      if (unit * spread != place) continue;
+      const int64_t shift = floor_div(unit, stride), from = unit - shift * stride;
+      // A tap that meets no pixel is left out: so no more is copied than there is.
+      const int64_t last = ceil_div(output - phase, spread) - 1;
+      if ((last + shift) * stride + from < 0 || shift * stride + from >= source) continue;
+      taps.push_back({t, phase, from, shift});
+      phases.push_back(from);
+    }
+  std::sort(phases.begin(), phases.end());
+  phases.erase(std::unique(phases.begin(), phases.end()), phases.end());
+  source_phases = phases;
+  for (Tap& tap : taps)
+    tap.source_phase = std::find(phases.begin(), phases.end(), tap.source_phase) - phases.begin();
+  std::sort(taps.begin(), taps.end(), [](const Tap& a, const Tap& b) {
+    if (a.output_phase != b.output_phase) return a.output_phase < b.output_phase;
+    if (a.source_phase != b.source_phase) return a.source_phase < b.source_phase;
+    return a.shift < b.shift;
+  });
+  if (taps.empty()) return;
+  const auto [least, greatest] = std::minmax_element(
+      taps.begin(), taps.end(), [](const Tap& a, const Tap& b) { return a.shift < b.shift; });
+  low = least->shift, high = greatest->shift;
+}
+
+namespace {
+
+// Neighbouring taps along one axis, of one phase of outputs and of sources.
+struct Neighbours {
+  int64_t output_phase, source_phase, shift;
+  std::vector<int64_t> indices;
+};
+
+std::vector<Neighbours> neighbours(const Axis& axis, int64_t longest) {
+  std::vector<Neighbours> found;
+  for (size_t i = 0; i < axis.taps.size();) {
+    const Axis::Tap& first = axis.taps[i];
+    int64_t count = 1;
+    for (; i + count < axis.taps.size(); ++count) {
+      const Axis::Tap& next = axis.taps[i + count];
+      if (next.output_phase != first.output_phase || next.source_phase != first.source_phase ||
+          next.shift != first.shift + count)
+        break;
+    }
+    const Split parts(count, longest);
+    for (int64_t part = 0; part < parts.parts; ++part) {
+      Neighbours run{first.output_phase, first.source_phase, first.shift + parts.start(part), {}};
+      for (int64_t k = 0; k < parts.size(part); ++k)
+        run.indices.push_back(axis.taps[i + parts.start(part) + k].index);
+      found.push_back(run);
+    }
+    i += count;
+  }
+  return found;
+}
+
+}  // namespace
+
+Runs::Runs(const Axis (&axes)[3], const Layout& layout, int64_t channels, int64_t longest) {
+  const Axis &depth = axes[0], &height = axes[1], &width = axes[2];
+  struct Placed {
+    int64_t phase;
+    Run run;
+    std::vector<int64_t> taps;
+  };
+  std::vector<Placed> placed;
+  for (const Axis::Tap& z : depth.taps)
+    for (const Axis::Tap& y : height.taps)
+      for (const Neighbours& x : neighbours(width, longest)) {
+        const int64_t row = (z.shift - depth.low) * layout.slice + y.shift - height.low;
+        const int64_t phase =
+            (z.source_phase * int64_t(height.source_phases.size()) + y.source_phase) *
+                int64_t(width.source_phases.size()) +
+            x.source_phase;
+        const int64_t source = row * layout.row_size + phase * layout.phase_size +
+                               (x.shift - width.low) * layout.column_size;
+        std::vector<int64_t> taps;
+        for (int64_t index : x.indices)
+          taps.push_back((z.index * height.size + y.index) * width.size + index);
+        const int64_t of_outputs =
+            (z.output_phase * height.spread + y.output_phase) * width.spread + x.output_phase;
+        for (int64_t c = 0; c < channels; ++c)
+          placed.push_back({of_outputs,
+                            {source + c * layout.channel_size, int64_t(taps.size()), c},
+                            taps});
+      }
+  std::stable_sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
+    return a.phase != b.phase ? a.phase < b.phase : a.run.taps > b.run.taps;
+  });
+  const int64_t phases = depth.spread * height.spread * width.spread;
+  size_t next = 0;
+  for (int64_t phase = 0; phase <= phases; ++phase) {
+    for (; next < placed.size() && placed[next].phase < phase; ++next) {
+      runs.push_back(placed[next].run);
+      filter_taps.insert(filter_taps.end(), placed[next].taps.begin(), placed[next].taps.end());
+    }
+    first.push_back(int64_t(runs.size()));
+    first_tap.push_back(int64_t(filter_taps.size()));
+  }
+}
+
+Split::Split(int64_t count, int64_t most)
+    : count(count), parts(std::max<int64_t>(1, ceil_div(count, std::max<int64_t>(1, most)))) {}
+
+}  // namespace grouped_conv

@@ -1,0 +1,106 @@
+// The order in which a block of outputs is computed, and what is copied when.
+#pragma once
+
+#include "vectors.h"
+
+namespace grouped_conv {
+namespace {
+
+// Outputs that are computed alike: neighbours along the last axis, all of one phase.
+struct Row {
+  int64_t phase;    // of the outputs
+  int64_t at[3];    // the first one, among those of its phase
+  int64_t source;   // where the first one's least tap lies in the scratch, phase and channel 0
+  int64_t pixel;    // the first output, flat
+  int64_t columns;  // how many
+};
+
+// Source pixels of a phase, neighbours along the last axis.
+struct SourceRow {
+  int64_t target;          // place in the scratch
+  int64_t pixel;           // flat; that of column 0, which may lie outside
+  int64_t step;            // pixels from one column to the next
+  int64_t from, to;        // columns inside of the image
+  int64_t columns;
+};
+
+// Some rows of a block: how many, their length, and the distance from one to the next.
+struct Rows {
+  int64_t count, columns, source_step, y_step;
+};
+
+INLINE int64_t counted(const AxisView& axis, int64_t at) {
+  return least(axis.block, divide_up(axis.output, axis.spread) - at);
+}
+
+template <class Copy>
+INLINE void copy_sources(const Correlation& n, const Block& block, int64_t slice, int64_t row,
+                         const Copy& copy) {
+  const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
+  const int64_t columns = counted(width, block.at[2]) + width.halo;
+  int64_t target = (slice * n.layout.slice + row) * n.layout.row_size;
+  for (int64_t i = 0; i < depth.phases; ++i) {
+    const int64_t z = (block.at[0] + depth.low + slice) * depth.stride + depth.source_phases[i];
+    for (int64_t j = 0; j < height.phases; ++j) {
+      const int64_t y = (block.at[1] + height.low + row) * height.stride + height.source_phases[j];
+      const bool inside = z >= 0 && z < depth.source && y >= 0 && y < height.source;
+      for (int64_t k = 0; k < width.phases; ++k, target += n.layout.phase_size) {
+        const int64_t start =
+            (block.at[2] + width.low) * width.stride + width.source_phases[k];
+        const int64_t from = least(greatest<int64_t>(divide_up(-start, width.stride), 0), columns);
+        const int64_t to =
+            greatest(from, least(divide_up(width.source - start, width.stride), columns));
+        copy(SourceRow{target,
+                       ((block.image * depth.source + z) * height.source + y) * width.source + start,
+                       width.stride, inside ? from : columns, inside ? to : columns, columns});
+      }
+    }
+  }
+}
+
+// Where the only tap of an output lies in x, which has `channels` channels.
+template <class A>
+INLINE const A* direct_source(const Correlation& n, int64_t image, const int64_t (&at)[3]) {
+  int64_t pixel = image;
+  for (int i = 0; i < 3; ++i) {
+    const AxisView& axis = n.axes[i];
+    pixel = pixel * axis.source + (at[i] + axis.low) * axis.stride + axis.source_phases[0];
+  }
+  return static_cast<const A*>(n.x) + pixel * n.groups * n.inputs;
+}
+
+// Calls copy(SourceRow) for what rows of outputs need and have not yet, and compute(Row) for each
+// of them, so that what is copied is still in the nearest cache.
+template <class Copy, class Compute>
+INLINE void walk(const Correlation& n, const Block& block, const Copy& copy,
+                 const Compute& compute) {
+  const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
+  const int64_t rows = counted(height, block.at[1]);
+  const int64_t slice = n.layout.slice;
+  int64_t copied = 0;
+  for (int64_t qz = 0; qz < counted(depth, block.at[0]); ++qz)
+    for (int64_t qy = 0; qy < rows; ++qy) {
+      const int64_t needed = (qz + depth.halo) * slice + qy + height.halo + 1;
+      for (; copied < needed; ++copied)
+        if (copied % slice < rows + height.halo)
+          copy_sources(n, block, copied / slice, copied % slice, copy);
+      const int64_t source = (qz * slice + qy) * n.layout.row_size;
+      for (int64_t pz = 0; pz < depth.spread; ++pz)
+        for (int64_t py = 0; py < height.spread; ++py)
+          for (int64_t px = 0; px < width.spread; ++px) {
+            const int64_t z = (block.at[0] + qz) * depth.spread + pz;
+            const int64_t y = (block.at[1] + qy) * height.spread + py;
+            const int64_t x = block.at[2] * width.spread + px;
+            if (z >= depth.output || y >= height.output || x >= width.output) continue;
+            compute(Row{(pz * height.spread + py) * width.spread + px,
+                        {block.at[0] + qz, block.at[1] + qy, block.at[2]},
+                        source,
+                        ((block.image * depth.output + z) * height.output + y) * width.output + x,
+                        least(counted(width, block.at[2]),
+                              divide_up(width.output - x, width.spread))});
+          }
+    }
+}
+
+}  // namespace
+}  // namespace grouped_conv
