@@ -12,7 +12,7 @@ void compute(Threads& threads, const Kernels& kernels, Role role, const Convolut
   }
   const bool exchanged = role == Role::kInputGradient;
   Plan plan(role, n, exchanged ? rhs : lhs, result);
-  const Filters filters{exchanged ? lhs : rhs, n.number, n.channels, n.filters, exchanged};
+  const Filters filters{exchanged ? lhs : rhs, n.channels, n.filters, exchanged};
   correlate(threads, kernels, plan, filters);
 }
 

@@ -47,6 +47,18 @@ struct Neighbours {
   std::vector<int64_t> indices;
 };
 
+// The first of the runs that so many neighbours are cut into, of a length that kernels take.
+int64_t first_run(int64_t count, int64_t longest) {
+  if (longest < kLongestRun) return 1;
+  switch (count) {
+    case 1: case 2: case 3: case 5: case 7: return count;
+    case 4: return 2;
+    case 6: return 3;
+    case 8: return 5;
+    default: return 7;
+  }
+}
+
 std::vector<Neighbours> neighbours(const Axis& axis, int64_t longest) {
   std::vector<Neighbours> found;
   for (size_t i = 0; i < axis.taps.size();) {
@@ -58,11 +70,10 @@ std::vector<Neighbours> neighbours(const Axis& axis, int64_t longest) {
           next.shift != first.shift + count)
         break;
     }
-    const Split parts(count, longest);
-    for (int64_t part = 0; part < parts.parts; ++part) {
-      Neighbours run{first.output_phase, first.source_phase, first.shift + parts.start(part), {}};
-      for (int64_t k = 0; k < parts.size(part); ++k)
-        run.indices.push_back(axis.taps[i + parts.start(part) + k].index);
+    for (int64_t at = 0, size; at < count; at += size) {
+      size = first_run(count - at, longest);
+      Neighbours run{first.output_phase, first.source_phase, first.shift + at, {}};
+      for (int64_t k = 0; k < size; ++k) run.indices.push_back(axis.taps[i + at + k].index);
       found.push_back(run);
     }
     i += count;
@@ -72,7 +83,7 @@ std::vector<Neighbours> neighbours(const Axis& axis, int64_t longest) {
 
 }  // namespace
 
-Runs::Runs(const Axis (&axes)[3], const Layout& layout, int64_t channels, int64_t longest) {
+Runs::Runs(const Axis (&axes)[3], const Layout& layout, int64_t longest) {
   const Axis &depth = axes[0], &height = axes[1], &width = axes[2];
   struct Placed {
     int64_t phase;
@@ -95,10 +106,7 @@ Runs::Runs(const Axis (&axes)[3], const Layout& layout, int64_t channels, int64_
           taps.push_back((z.index * height.size + y.index) * width.size + index);
         const int64_t of_outputs =
             (z.output_phase * height.spread + y.output_phase) * width.spread + x.output_phase;
-        for (int64_t c = 0; c < channels; ++c)
-          placed.push_back({of_outputs,
-                            {source + c * layout.channel_size, int64_t(taps.size()), c},
-                            taps});
+        placed.push_back({of_outputs, {source, int64_t(taps.size())}, taps});
       }
   std::stable_sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
     return a.phase != b.phase ? a.phase < b.phase : a.run.taps > b.run.taps;

@@ -37,10 +37,10 @@ struct Axis {
   int64_t low = 0, high = 0;           // least and greatest shift
 };
 
-// The taps of three axes as runs of neighbours along the last one, each repeated for `channels`
-// channels: by output phase, then the longest first.
+// The taps of three axes as runs of neighbours along the last one: by output phase, then the longest
+// first.
 struct Runs {
-  Runs(const Axis (&axes)[3], const Layout& layout, int64_t channels, int64_t longest);
+  Runs(const Axis (&axes)[3], const Layout& layout, int64_t longest);
 
   std::vector<Run> runs;
   std::vector<int64_t> first, first_tap, filter_taps;  // as in Correlation

@@ -2,8 +2,9 @@
 
 #include "kernels.h"
 
-#include "narrow.h"
-#include "wide.h"
+#include "blocks.h"
+#include "tiles.h"
+#include "walk.h"
 
 namespace grouped_conv {
 namespace {
@@ -19,6 +20,153 @@ INLINE void with_result(const Correlation& n, const F& f) {
   });
 }
 
+// The tile by which rows of so many columns take the fewest steps, and some for each tile. Most rows
+// are as long as the one before.
+struct TileSize {
+  INLINE int64_t index_for(int64_t row) {
+    if (row == columns) return index;
+    int64_t fewest = 1 << 30;
+    for (int64_t i = 0; i < kTileSizes && kTileColumns[i] <= least(row, most); ++i) {
+      const int64_t size = kTileColumns[i], steps = divide_up(row, size) * (size + 2);
+      if (steps <= fewest) index = i, fewest = steps;
+    }
+    columns = row;
+    return index;
+  }
+  int64_t most;
+  int64_t columns = 0, index = 0;
+};
+
+template <class A, class S, class R>
+void correlate(const Correlation& n, const Block& block, const Share& share, const A* packed,
+               A* scratch) {
+  constexpr int64_t L = kLanes<A>;
+  const Shuffles<A> sources = source_shuffles<A>(n);
+  const int64_t channels = n.groups * n.outputs, size = share.vectors * L;
+  const int64_t packed_size = n.first_tap[n.phases] * n.inputs * size;
+  const CorrelateTile<A>* tiles = kTiles<A>[logarithm(n.merged)].correlate[share.vectors - 1];
+  TileSize tile_size{most_columns(share.vectors)};
+  alignas(64) A buffer[14 * L + 24 * L];
+  alignas(64) A ordered[kMostVectors * L];
+  walk(
+      n, block,
+      [&](const SourceRow& row) {
+        if (!n.direct) copy_sources<A, S>(n, share, sources, row, scratch);
+      },
+      [&](const Row& row) {
+        const Run* runs = n.runs + n.first[row.phase];
+        const int64_t count = n.first[row.phase + 1] - n.first[row.phase];
+        const int64_t step = n.axes[2].spread * channels, index = tile_size.index_for(row.columns);
+        const int64_t columns = kTileColumns[index];
+        for (int64_t i = 0; i < share.blocks * share.parts; ++i) {
+          const int64_t b = share.first_block + i / share.parts, part = i % share.parts;
+          const int64_t filter = (share.first_vector + part * share.vectors) * (L / n.merged);
+          const int64_t there = n.merged == 1 ? least(size, n.outputs - filter)
+                                              : groups_of(n, b) * n.outputs;
+          R* y = static_cast<R*>(const_cast<void*>(n.y)) + row.pixel * channels +
+                 b * n.merged * n.outputs + filter;
+          const A* source = n.direct ? direct_source<A>(n, block.image, row.at) + b * n.inputs
+                                     : scratch + row.source + i / share.parts * n.layout.block_size;
+          TileRow<A> tile{runs, count, n.inputs, n.layout.column_size,
+                          packed + i * packed_size + n.first_tap[row.phase] * n.inputs * size, size};
+          // Tiles leave one vector's outputs in their order; of more, only single groups'.
+          const bool is_ordered = n.merged == 1 || share.vectors == 1;
+          const bool in_place = __is_same(A, R) && is_ordered && there == size;
+          if (in_place) tile.step = step;
+          for (int64_t at = 0; at < row.columns; at += columns) {
+            const int64_t first = least(at, row.columns - columns);
+            const A* from = source + first * n.layout.column_size;
+            R* to = y + first * step;
+            if (in_place) {
+              tiles[index](tile, from, reinterpret_cast<A*>(to));
+              continue;
+            }
+            tiles[index](tile, from, buffer);
+            for (int64_t t = 0; t < columns; ++t) {
+              A* numbers = buffer + t * size;
+              if (!is_ordered) {
+                for (int64_t lane = 0; lane < size; ++lane)
+                  ordered[output_of_lane<A>(n, lane)] = numbers[lane];
+                numbers = ordered;
+              }
+              for (int64_t v = 0; v * L < there; ++v)
+                store_up_to<A>(to + t * step + v * L, load_aligned<A>(numbers + v * L), there - v * L);
+            }
+          }
+        }
+      });
+}
+
+// Adds what some rows of one block of groups give to its sums.
+template <class A>
+void reduce_rows(const Correlation& n, const Share& share, const A* source, const A* y,
+                 const Rows& rows, A* sums) {
+  constexpr int64_t L = kLanes<A>;
+  if (n.merged == L && n.inputs == 1 && share.vectors == 1) {
+    for (int64_t i = 0; i < n.run_count;) {
+      const int64_t taps = n.runs[i].taps;
+      int64_t alike = 1;
+      while (i + alike < n.run_count && n.runs[i + alike].taps == taps) ++alike;
+      const int64_t parts = divide_up(alike, least(kRunsReduced, kReduced / taps));
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t size = alike * (part + 1) / parts - alike * part / parts;
+        kReduceRuns<A>[taps - 1][size - 1](n.runs + i, source, y, rows, sums);
+        i += size, sums += size * taps * L;
+      }
+    }
+    return;
+  }
+  const ReduceTile<A>* tiles = kTiles<A>[logarithm(n.merged)].reduce[share.vectors - 1];
+  for (const Run* run = n.runs; run != n.runs + n.run_count; ++run) {
+    // Channels of a tap follow those of the one before it, if all of them are there.
+    const bool all = share.channels * n.merged == n.layout.column_size;
+    const int64_t numbers = (all ? run->taps : 1) * share.channels;
+    const int64_t parts = divide_up(numbers, kReduced / share.vectors);
+    for (int64_t k = 0; k < (all ? 1 : run->taps); ++k)
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t first = numbers * part / parts, size = numbers * (part + 1) / parts - first;
+        tiles[size - 1](source + run->source + k * n.layout.column_size + first * n.merged,
+                        n.layout.column_size, y, rows, sums);
+        sums += size * share.vectors * L;
+      }
+  }
+}
+
+template <class A, class S>
+void reduce(const Correlation& n, const Block& block, const Share& share, A* sums, A* scratch) {
+  constexpr int64_t L = kLanes<A>;
+  const Shuffles<A> sources = source_shuffles<A>(n), outputs = output_shuffles<A>(n);
+  const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
+  const int64_t slice = n.layout.slice, size = share.vectors * L;
+  const int64_t slices = counted(depth, block.at[0]), all_rows = counted(height, block.at[1]);
+  const int64_t columns = counted(width, block.at[2]), some = least(all_rows, n.rows_at_once);
+  A* ys = scratch + (depth.block + depth.halo) * slice * n.layout.row_size;
+  const int64_t y_size = some * columns * size;
+  int64_t copied = 0;
+  for (int64_t z = 0; z < slices; ++z)
+    for (int64_t at = 0; at < all_rows; at += some) {
+      const int64_t count = least(some, all_rows - at);
+      const int64_t needed = (z + depth.halo) * slice + at + count + height.halo;
+      for (; copied < needed; ++copied)
+        if (copied % slice < all_rows + height.halo)
+          for_source_rows(n, block, copied / slice, copied % slice, [&](const SourceRow& row) {
+            copy_sources<A, S>(n, share, sources, row, scratch);
+          });
+      const int64_t row =
+          (block.image * depth.output + block.at[0] + z) * height.output + block.at[1] + at;
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t b = 0; b < share.blocks; ++b)
+          copy_cotangents<A, S>(n, share, share.first_block + b, outputs,
+                                (row + i) * width.output + block.at[2], columns,
+                                ys + b * y_size + i * columns * size);
+      for (int64_t b = 0; b < share.blocks; ++b)
+        reduce_rows<A>(
+            n, share, scratch + (z * slice + at) * n.layout.row_size + b * n.layout.block_size,
+            ys + b * y_size, Rows{count, columns, n.layout.row_size, columns * size},
+            sums + b * n.first_tap[n.phases] * share.channels * size);
+    }
+}
+
 template <class A>
 A* as(A, void* p) {
   return static_cast<A*>(p);
@@ -28,49 +176,23 @@ const A* as(A, const void* p) {
   return static_cast<const A*>(p);
 }
 
-bool pack_narrow_any(const Correlation& n, const Filters& w, int64_t lane_block, void* packed) {
-  return with_types(w.number, [&](auto s, auto a) {
-    return pack_narrow<decltype(a), decltype(s)>(n, w, lane_block, as(a, packed));
+bool pack_any(const Correlation& n, const Filters& filters, const Share& share, void* packed) {
+  return with_types(n.number, [&](auto s, auto a) {
+    return pack<decltype(a), decltype(s)>(n, filters, share, as(a, packed));
   });
 }
 
-void correlate_narrow_any(const Correlation& n, const Block& block, int64_t lane_block,
-                          const void* packed, void* scratch) {
+void correlate_any(const Correlation& n, const Block& block, const Share& share, const void* packed,
+                   void* scratch) {
   with_result(n, [&](auto s, auto a, auto r) {
-    correlate_narrow<decltype(a), decltype(s), decltype(r)>(n, block, lane_block, as(a, packed),
-                                                            as(a, scratch));
+    correlate<decltype(a), decltype(s), decltype(r)>(n, block, share, as(a, packed), as(a, scratch));
   });
 }
 
-void reduce_narrow_any(const Correlation& n, const Block& block, int64_t lane_block, void* sums,
-                       void* scratch) {
+void reduce_any(const Correlation& n, const Block& block, const Share& share, void* sums,
+                void* scratch) {
   with_types(n.number, [&](auto s, auto a) {
-    reduce_narrow<decltype(a), decltype(s)>(n, block, lane_block, as(a, sums), as(a, scratch));
-  });
-}
-
-bool pack_wide_any(const Correlation& n, const Filters& w, int64_t group, int64_t first_filter,
-                   int64_t vectors, void* packed) {
-  return with_types(w.number, [&](auto s, auto a) {
-    return pack_wide<decltype(a), decltype(s)>(n, w, group, first_filter, vectors, as(a, packed));
-  });
-}
-
-void correlate_wide_any(const Correlation& n, const Block& block, int64_t group,
-                        int64_t first_filter, int64_t vectors, int64_t parts, const void* packed,
-                        void* scratch) {
-  with_result(n, [&](auto s, auto a, auto r) {
-    correlate_wide<decltype(a), decltype(s), decltype(r)>(
-        n, block, group, first_filter, vectors, parts, as(a, packed), as(a, scratch));
-  });
-}
-
-void reduce_wide_any(const Correlation& n, const Block& block, int64_t group, int64_t first_channel,
-                     int64_t channels, int64_t first_filter, int64_t vectors, void* sums,
-                     void* scratch) {
-  with_types(n.number, [&](auto s, auto a) {
-    reduce_wide<decltype(a), decltype(s)>(n, block, group, first_channel, channels, first_filter,
-                                          vectors, as(a, sums), as(a, scratch));
+    reduce<decltype(a), decltype(s)>(n, block, share, as(a, sums), as(a, scratch));
   });
 }
 
@@ -80,8 +202,7 @@ void reduce_wide_any(const Correlation& n, const Block& block, int64_t group, in
 #define KERNELS_OF(name) KERNELS(name)
 #define QUOTED(name) #name
 #define QUOTED_NAME(name) QUOTED(name)
-extern const Kernels KERNELS_OF(INSTRUCTION_SET) = {
-    QUOTED_NAME(INSTRUCTION_SET), kBytes,         pack_narrow_any,    correlate_narrow_any,
-    reduce_narrow_any,            pack_wide_any,  correlate_wide_any, reduce_wide_any};
+extern const Kernels KERNELS_OF(INSTRUCTION_SET) = {QUOTED_NAME(INSTRUCTION_SET), kBytes, pack_any,
+                                                    correlate_any, reduce_any};
 
 }  // namespace grouped_conv

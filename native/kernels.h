@@ -8,18 +8,18 @@ namespace grouped_conv {
 
 enum class Number : int { kFloat32, kFloat64, kBfloat16, kFloat16 };
 
-// Taps that are neighbours along the last axis: the first one's place in the scratch, their number.
+// Taps that are neighbours along the last axis: where the first one's sources lie in the scratch
+// from those of the least tap on, and how many there are. Kernels take 1, 2, 3, 5 or 7.
 struct Run {
-  int64_t source;   // of channel 0 where kernels go through the channels themselves
+  int64_t source;
   int64_t taps;
-  int64_t channel;
 };
-
-// The longest run that kernels take.
 constexpr int64_t kLongestRun = 7;
 
-// The most channels of a group that kernels of narrow groups sum over.
-constexpr int64_t kMostNarrowInputs = 32;
+// The most vectors of filters of a tile, blocks of groups that are copied together, and vectors
+// that numbers of a block of several groups fill.
+constexpr int64_t kMostVectors = 4, kMostBlocks = 4, kMostPicked = 8;
+constexpr int64_t kMostShuffled = kMostPicked * 16;
 
 // One axis of a block of outputs, as `Axis` resolves it.
 struct AxisView {
@@ -30,30 +30,30 @@ struct AxisView {
 };
 
 // How the sources of a block lie in the scratch, in numbers: a pixel is at
-//   (slice of the block * slice + row) * row_size + phase * phase_size + channel * channel_size +
+//   (slice of the block * slice + row) * row_size + phase * phase_size + block of groups * block_size +
 //   column * column_size.
 struct Layout {
   int64_t slice;  // rows of one
-  int64_t row_size, phase_size, channel_size, column_size;
+  int64_t row_size, phase_size, block_size, column_size;
 };
 
-// y = x correlated with filters, or with x and y of a filter gradient exchanged for its operands.
+// y = x correlated with filters; in a filter gradient x and y are its operands.
 struct Correlation {
   AxisView axes[3];
   Layout layout;
   int64_t groups, inputs, outputs;  // channels of x and of y in a group
-  int64_t filters;                  // taps of the whole filter
+  int64_t merged;                   // groups whose filters are lanes of one vector, a power of two
   Number number, result;            // of x and filters, and of what is computed
   const void* x;                    // (batch, *axes, groups * inputs)
-  const void* y;                    // (batch, *axes, groups * outputs); written unless it is an operand
+  const void* y;                    // (batch, *axes, groups * outputs); written unless an operand
+  int64_t phases;                   // of the outputs
   const Run* runs;
   int64_t run_count;
   const int64_t* first;        // by phase of the outputs, one more than there are: its first run
   const int64_t* first_tap;    // likewise: taps of all runs before it
   const int64_t* filter_taps;  // flat index in the filter of each tap of each run
   int64_t rows_at_once;        // that a filter gradient copies before it sums
-  int64_t phases;              // of the outputs
-  bool direct;                 // wide kernels read x where it lies: it has one tap, always inside
+  bool direct;                 // x is read where it lies: one tap, always inside, and merged is 1
 };
 
 // Which outputs: `at` is the first of a phase, along each axis.
@@ -62,10 +62,17 @@ struct Block {
   int64_t at[3];
 };
 
+// Which groups, channels and filters: of each of `blocks` blocks of merged groups, `parts` tiles of
+// `vectors` vectors of filters. Only single groups are divided.
+struct Share {
+  int64_t first_block, blocks;
+  int64_t first_channel, channels;  // of a filter gradient
+  int64_t first_vector, vectors, parts;
+};
+
 // The filters (*filter, channels, groups * filters) of which packed ones are made.
 struct Filters {
   const void* data;
-  Number number;
   int64_t channels, filters;  // in a group
   bool exchanged;             // inputs are filters, outputs channels: an input gradient
 };
@@ -73,25 +80,14 @@ struct Filters {
 struct Kernels {
   const char* name;
   int64_t vector_bytes;
-
-  // Lanes are neighbouring output channels, of any number of groups.
-  // Packed filters of one block of lanes, and whether all of them are finite.
-  bool (*pack_narrow)(const Correlation&, const Filters&, int64_t lane_block, void* packed);
-  void (*correlate_narrow)(const Correlation&, const Block&, int64_t lane_block, const void* packed,
-                           void* scratch);
-  // Adds a block to sums (run, tap, lane).
-  void (*reduce_narrow)(const Correlation&, const Block&, int64_t lane_block, void* sums,
-                        void* scratch);
-
-  // Lanes are neighbouring filters of one group, in blocks of 1 to 4 vectors.
-  bool (*pack_wide)(const Correlation&, const Filters&, int64_t group, int64_t first_filter,
-                    int64_t vectors, void* packed);
-  void (*correlate_wide)(const Correlation&, const Block&, int64_t group, int64_t first_filter,
-                         int64_t vectors, int64_t parts, const void* packed, void* scratch);
-  // Adds a block to sums (tap, channel, filter).
-  void (*reduce_wide)(const Correlation&, const Block&, int64_t group, int64_t first_channel,
-                      int64_t channels, int64_t first_filter, int64_t vectors, void* sums,
-                      void* scratch);
+  // The filters of one block and tile as (run, channel, tap, vector, lane), and whether all of
+  // them are finite.
+  bool (*pack)(const Correlation&, const Filters&, const Share&, void* packed);
+  // From filters that are packed as (block, part).
+  void (*correlate)(const Correlation&, const Block&, const Share&, const void* packed,
+                    void* scratch);
+  // Adds to sums (block, run, tap, channel, vector, lane).
+  void (*reduce)(const Correlation&, const Block&, const Share&, void* sums, void* scratch);
 };
 
 extern const Kernels kBaseline;

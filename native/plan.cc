@@ -51,19 +51,22 @@ int64_t Plan::taps() const {
   return axes[0].taps.size() * axes[1].taps.size() * axes[2].taps.size();
 }
 
-bool Plan::is_narrow(const Kernels& kernels) const {
-  const int64_t inputs = correlation.inputs, outputs = correlation.outputs, width = lanes(kernels);
-  const int64_t groups_met = (width + outputs - 2) / outputs + 1;
-  if (inputs > kMostNarrowInputs || ceil_div(groups_met * inputs, width) > 8) return false;
-  // Vectors of multiplications, and those that are copied first for each of them.
-  const double all = double(correlation.groups * outputs);
-  const double narrow = double(ceil_div(correlation.groups * outputs, width)) * width / all *
-                        (1 + 3.0 / std::max<int64_t>(1, taps()));
-  const double wide = double(ceil_div(outputs, width)) * width / outputs;
-  return narrow < wide;
+void Plan::merge_groups(const Kernels& kernels) {
+  const int64_t width = lanes(kernels), outputs = correlation.outputs, groups = correlation.groups;
+  double best = 0;
+  for (int64_t merged = 1; merged <= width; merged *= 2) {
+    const int64_t part = width / merged, filters = ceil_div(outputs, part) * part;
+    // Of several groups whole vectors are needed, and all of them in one tile.
+    if (merged > 1 && (filters != outputs || outputs / part > kMostVectors)) continue;
+    if (merged > 1 && merged * std::max(correlation.inputs, outputs) > kMostPicked * width) continue;
+    // Lanes in use; in doubt less merging, which changes less of the order of numbers.
+    const double used = double(outputs) / filters * groups / (ceil_div(groups, merged) * merged);
+    if (used > 1.1 * best) best = used, correlation.merged = merged;
+  }
 }
 
 bool Plan::can_be_direct() const {
+  if (correlation.merged > 1) return false;
   if (correlation.number != Number::kFloat32 && correlation.number != Number::kFloat64) return false;
   return std::all_of(axes, axes + 3, [](const Axis& axis) {
     if (axis.taps.size() != 1) return false;
@@ -74,7 +77,7 @@ bool Plan::can_be_direct() const {
   });
 }
 
-void Plan::lay_out(int64_t column, int64_t channels, int64_t bytes, int64_t wanted,
+void Plan::lay_out(int64_t channels, int64_t group_blocks, int64_t bytes, int64_t wanted,
                    int64_t columns) {
   AxisView* views = correlation.axes;
   Layout& layout = correlation.layout;
@@ -89,12 +92,11 @@ void Plan::lay_out(int64_t column, int64_t channels, int64_t bytes, int64_t want
   }
   auto resize = [&](int i, int64_t block) {
     views[i].block = block;
-    const int64_t columns = views[2].block + views[2].halo;
-    layout.column_size = column;
-    layout.channel_size = columns * column;
-    layout.phase_size = channels * layout.channel_size;
     // Rows that are powers of two apart would meet in a few sets of the cache.
     const int64_t line = 64 / accumulator_bytes();
+    layout.column_size = channels * correlation.merged;
+    layout.block_size = ceil_div((views[2].block + views[2].halo) * layout.column_size, line) * line;
+    layout.phase_size = group_blocks * layout.block_size;
     layout.row_size = views[0].phases * views[1].phases * views[2].phases * layout.phase_size;
     layout.row_size = (ceil_div(layout.row_size, line) | 1) * line;
     layout.slice = views[1].block + views[1].halo;
@@ -119,8 +121,8 @@ void Plan::lay_out(int64_t column, int64_t channels, int64_t bytes, int64_t want
   }
 }
 
-Runs Plan::cut(int64_t channels, int64_t longest) {
-  Runs runs(axes, correlation.layout, channels, longest);
+Runs Plan::cut(int64_t longest) {
+  Runs runs(axes, correlation.layout, longest);
   correlation.runs = runs.runs.data();
   correlation.run_count = int64_t(runs.runs.size());
   correlation.first = runs.first.data();

@@ -15,16 +15,21 @@ struct Plan {
   int64_t lanes(const Kernels& kernels) const { return kernels.vector_bytes / accumulator_bytes(); }
   // Taps of all phases.
   int64_t taps() const;
-  // Whether lanes are better spread over groups than over the filters of one.
-  bool is_narrow(const Kernels& kernels) const;
+  // Chooses how many groups are merged.
+  void merge_groups(const Kernels& kernels);
+  int64_t group_blocks() const { return ceil_div(correlation.groups, correlation.merged); }
+  // Vectors of the filters of a block of groups.
+  int64_t vectors(const Kernels& kernels) const {
+    return ceil_div(correlation.outputs * correlation.merged, lanes(kernels));
+  }
   // Whether x can be read where it lies.
   bool can_be_direct() const;
-  // Chooses blocks, at least `wanted` of an image if there are so many rows, with a scratch of
-  // `bytes` if it can be and no more than `columns` columns, and lays the sources out: so many
-  // numbers a column, so many channels.
-  void lay_out(int64_t column, int64_t channels, int64_t bytes, int64_t wanted, int64_t columns);
+  // Lays the sources out, of so many channels of a group and blocks of groups at a time, and chooses
+  // blocks of outputs: at least `wanted` of an image if there are so many rows, with a scratch of
+  // `bytes` if it can be, and no more than `columns` columns.
+  void lay_out(int64_t channels, int64_t group_blocks, int64_t bytes, int64_t wanted, int64_t columns);
   // The taps as runs, once it is laid out; Correlation points into it.
-  Runs cut(int64_t channels, int64_t longest);
+  Runs cut(int64_t longest);
   int64_t source_numbers() const;
   int64_t scratch_bytes() const { return source_numbers() * accumulator_bytes(); }
   int64_t blocks() const;              // of an image

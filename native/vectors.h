@@ -143,6 +143,34 @@ INLINE void store_up_to(S* p, Vector<A> v, int64_t count) {
   count >= kLanes<A> ? store<A>(p, v) : store_some<A>(p, v, count);
 }
 
+template <int64_t... I>
+struct Indices {};
+template <int64_t N, int64_t... I>
+struct Count : Count<N - 1, N - 1, I...> {};
+template <int64_t... I>
+struct Count<0, I...> {
+  using type = Indices<I...>;
+};
+template <int64_t N>
+using Sequence = typename Count<N>::type;
+
+// M numbers over and over.
+template <class A, int64_t M, int64_t... I>
+INLINE Vector<A> repeat_lanes(typename VectorOf<A, M>::type v, Indices<I...>) {
+  return __builtin_shufflevector(v, v, (I % M)...);
+}
+
+// Lanes (filter, group) of M groups as (group, filter).
+template <class A, int64_t M, int64_t... I>
+INLINE Vector<A> exchange_lanes(Vector<A> v, Indices<I...>) {
+  return __builtin_shufflevector(v, v, (I % (kLanes<A> / M) * M + I / (kLanes<A> / M))...);
+}
+template <class A, int64_t M>
+INLINE Vector<A> filters_apart(Vector<A> v) {
+  if constexpr (M == 1 || M == kLanes<A>) return v;
+  else return exchange_lanes<A, M>(v, Sequence<kLanes<A>>());
+}
+
 // Whether no lane is infinite or NaN.
 template <class A>
 INLINE bool is_finite(Vector<A> v) {
@@ -152,8 +180,6 @@ INLINE bool is_finite(Vector<A> v) {
   return finite;
 }
 
-// The most vectors that `pick` takes numbers from.
-constexpr int64_t kMostPicked = 8;
 
 // Lane i is number index[i] of `count` vectors.
 template <class A>

@@ -17,25 +17,21 @@ struct Row {
 
 // Source pixels of a phase, neighbours along the last axis.
 struct SourceRow {
-  int64_t target;          // place in the scratch
-  int64_t pixel;           // flat; that of column 0, which may lie outside
-  int64_t step;            // pixels from one column to the next
-  int64_t from, to;        // columns inside of the image
+  int64_t target;    // place in the scratch
+  int64_t pixel;     // flat; that of column 0, which may lie outside
+  int64_t step;      // pixels from one column to the next
+  int64_t from, to;  // columns inside of the image
   int64_t columns;
-};
-
-// Some rows of a block: how many, their length, and the distance from one to the next.
-struct Rows {
-  int64_t count, columns, source_step, y_step;
 };
 
 INLINE int64_t counted(const AxisView& axis, int64_t at) {
   return least(axis.block, divide_up(axis.output, axis.spread) - at);
 }
 
+// Calls copy(SourceRow) for all phases of one row of sources of a block.
 template <class Copy>
-INLINE void copy_sources(const Correlation& n, const Block& block, int64_t slice, int64_t row,
-                         const Copy& copy) {
+INLINE void for_source_rows(const Correlation& n, const Block& block, int64_t slice, int64_t row,
+                            const Copy& copy) {
   const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
   const int64_t columns = counted(width, block.at[2]) + width.halo;
   int64_t target = (slice * n.layout.slice + row) * n.layout.row_size;
@@ -83,7 +79,7 @@ INLINE void walk(const Correlation& n, const Block& block, const Copy& copy,
       const int64_t needed = (qz + depth.halo) * slice + qy + height.halo + 1;
       for (; copied < needed; ++copied)
         if (copied % slice < rows + height.halo)
-          copy_sources(n, block, copied / slice, copied % slice, copy);
+          for_source_rows(n, block, copied / slice, copied % slice, copy);
       const int64_t source = (qz * slice + qy) * n.layout.row_size;
       for (int64_t pz = 0; pz < depth.spread; ++pz)
         for (int64_t py = 0; py < height.spread; ++py)

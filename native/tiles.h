@@ -1,0 +1,232 @@
+// The micro-kernels: tiles of sums in registers.
+//
+// A vector holds F filters of each of M neighbouring groups, F * M lanes, filter after filter:
+//   lane f * M + m  is filter f of group m.
+// In the scratch the M groups' numbers of a channel lie side by side, so that one load repeats them
+// for all F filters. M = 1 is a convolution of wide groups, which broadcasts single numbers; with
+// M = lanes it is a depthwise one, which loads whole vectors; between them lie groups of a few
+// channels. Nothing else distinguishes them.
+#pragma once
+
+#include "vectors.h"
+
+namespace grouped_conv {
+namespace {
+
+// M numbers, repeated over all lanes.
+template <class A, int64_t M>
+INLINE Vector<A> repeat(const A* p) {
+  constexpr int64_t L = kLanes<A>;
+  if constexpr (M == 1) {
+    return broadcast<A>(*p);
+  } else if constexpr (M == L) {
+    return load_aligned<A>(p);
+  } else {
+    return repeat_lanes<A, M>(load_plain<A, M>(p), Sequence<L>());
+  }
+}
+
+// What tiles of a row of outputs have in common.
+template <class A>
+struct TileRow {
+  const Run* runs;
+  int64_t count;
+  int64_t channels;  // of a group
+  int64_t column;    // numbers from one column of the sources to the next
+  const A* filters;  // (run, channel, tap, vector, lane)
+  int64_t step;      // numbers from one column of y to the next
+};
+
+// Columns of a tile of so many vectors of filters.
+constexpr int64_t most_columns(int64_t vectors) {
+  return kRegisters == 32 ? (vectors == 1 ? 14 : 24 / vectors)
+                          : (vectors == 1 ? 8 : vectors == 2 ? 5 : vectors == 3 ? 4 : 3);
+}
+
+// s[t] += source[t + k] * filter[k] for the K taps of a run, over all channels.
+template <class A, int64_t M, int64_t K, int64_t T, int64_t V>
+INLINE const A* add_run(Vector<A> (&s)[T][V], const TileRow<A>& row, const A* source,
+                        const A* filter) {
+  constexpr int64_t L = kLanes<A>;
+  const int64_t column = row.column;
+  for (int64_t c = 0; c < row.channels; ++c, source += M, filter += K * V * L) {
+    Vector<A> f[K][V];
+    UNROLL for (int64_t k = 0; k < K; ++k)
+      UNROLL for (int64_t v = 0; v < V; ++v) f[k][v] = load_aligned<A>(filter + (k * V + v) * L);
+    const A* p = source;
+    UNROLL for (int64_t j = 0; j < T + K - 1; ++j) {
+      const Vector<A> x = repeat<A, M>(p);
+      p += column;
+      UNROLL for (int64_t k = 0; k < K; ++k)
+        if (j - k >= 0 && j - k < T)
+          UNROLL for (int64_t v = 0; v < V; ++v) s[j - k][v] += x * f[k][v];
+    }
+  }
+  return filter;
+}
+
+// T columns and V vectors of filters.
+template <class A, int64_t M, int64_t T, int64_t V>
+void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
+  Vector<A> s[T][V] = {};
+  const A* filter = row.filters;
+  for (const Run* run = row.runs; run != row.runs + row.count; ++run) {
+    const A* p = source + run->source;
+    if constexpr (V == 1) {
+      switch (run->taps) {
+        case 1: filter = add_run<A, M, 1>(s, row, p, filter); break;
+        case 2: filter = add_run<A, M, 2>(s, row, p, filter); break;
+        case 3: filter = add_run<A, M, 3>(s, row, p, filter); break;
+        case 5: filter = add_run<A, M, 5>(s, row, p, filter); break;
+        default: filter = add_run<A, M, 7>(s, row, p, filter);
+      }
+    } else {
+      filter = add_run<A, M, 1>(s, row, p, filter);
+    }
+  }
+  UNROLL for (int64_t t = 0; t < T; ++t)
+    UNROLL for (int64_t v = 0; v < V; ++v)
+      store<A>(y + t * row.step + v * kLanes<A>, V == 1 ? filters_apart<A, M>(s[t][v]) : s[t][v]);
+}
+
+template <class A>
+using CorrelateTile = void (*)(const TileRow<A>&, const A*, A*);
+
+// Sizes of tiles, in columns. A row of any other size ends with a tile that overlaps the one before.
+constexpr int64_t kTileColumns[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14};
+constexpr int64_t kTileSizes = 11;
+
+template <class A, int64_t M, int64_t T, int64_t V>
+constexpr CorrelateTile<A> correlate_entry() {
+  if constexpr (T <= most_columns(V)) return correlate_tile<A, M, T, V>;
+  return nullptr;
+}
+template <class A, int64_t M, int64_t V>
+struct CorrelateTiles {
+  static constexpr CorrelateTile<A> of_columns[kTileSizes] = {
+      correlate_entry<A, M, 1, V>(), correlate_entry<A, M, 2, V>(),  correlate_entry<A, M, 3, V>(),
+      correlate_entry<A, M, 4, V>(), correlate_entry<A, M, 5, V>(),  correlate_entry<A, M, 6, V>(),
+      correlate_entry<A, M, 7, V>(), correlate_entry<A, M, 8, V>(),  correlate_entry<A, M, 10, V>(),
+      correlate_entry<A, M, 12, V>(), correlate_entry<A, M, 14, V>()};
+};
+
+// Some rows of outputs, whose products with sources are summed up.
+struct Rows {
+  int64_t count, columns, source_step, y_step;
+};
+
+// Sums of a tile.
+constexpr int64_t kReduced = kRegisters == 32 ? 24 : 12;
+
+// sums[j][v] += source[j][column] * y[column][v] over rows, for J neighbouring numbers of M groups,
+// channels of a tap after those of the one before it, and V vectors of filters.
+template <class A, int64_t M, int64_t J, int64_t V>
+void reduce_tile(const A* source, int64_t column, const A* y, const Rows& rows, A* sums) {
+  constexpr int64_t L = kLanes<A>;
+  Vector<A> s[J][V];
+  UNROLL for (int64_t j = 0; j < J; ++j)
+    UNROLL for (int64_t v = 0; v < V; ++v) s[j][v] = load_aligned<A>(sums + (j * V + v) * L);
+  for (int64_t row = 0; row < rows.count; ++row) {
+    const A *p = source + row * rows.source_step, *q = y + row * rows.y_step;
+    for (const A* end = q + rows.columns * V * L; q != end; p += column, q += V * L) {
+      Vector<A> f[V];
+      UNROLL for (int64_t v = 0; v < V; ++v) f[v] = load_aligned<A>(q + v * L);
+      UNROLL for (int64_t j = 0; j < J; ++j) {
+        const Vector<A> x = repeat<A, M>(p + j * M);
+        UNROLL for (int64_t v = 0; v < V; ++v) s[j][v] += x * f[v];
+      }
+    }
+  }
+  UNROLL for (int64_t j = 0; j < J; ++j)
+    UNROLL for (int64_t v = 0; v < V; ++v) store_aligned<A>(sums + (j * V + v) * L, s[j][v]);
+}
+
+template <class A>
+using ReduceTile = void (*)(const A*, int64_t, const A*, const Rows&, A*);
+
+template <class A, int64_t M, int64_t J, int64_t V>
+constexpr ReduceTile<A> reduce_entry() {
+  if constexpr (J * V <= kReduced) return reduce_tile<A, M, J, V>;
+  return nullptr;
+}
+template <class A, int64_t M, int64_t V>
+struct ReduceTiles {
+  static constexpr ReduceTile<A> of_numbers[24] = {
+      reduce_entry<A, M, 1, V>(),  reduce_entry<A, M, 2, V>(),  reduce_entry<A, M, 3, V>(),
+      reduce_entry<A, M, 4, V>(),  reduce_entry<A, M, 5, V>(),  reduce_entry<A, M, 6, V>(),
+      reduce_entry<A, M, 7, V>(),  reduce_entry<A, M, 8, V>(),  reduce_entry<A, M, 9, V>(),
+      reduce_entry<A, M, 10, V>(), reduce_entry<A, M, 11, V>(), reduce_entry<A, M, 12, V>(),
+      reduce_entry<A, M, 13, V>(), reduce_entry<A, M, 14, V>(), reduce_entry<A, M, 15, V>(),
+      reduce_entry<A, M, 16, V>(), reduce_entry<A, M, 17, V>(), reduce_entry<A, M, 18, V>(),
+      reduce_entry<A, M, 19, V>(), reduce_entry<A, M, 20, V>(), reduce_entry<A, M, 21, V>(),
+      reduce_entry<A, M, 22, V>(), reduce_entry<A, M, 23, V>(), reduce_entry<A, M, 24, V>()};
+};
+
+// The same for N runs of K taps of one channel, where single runs would wait for their sums.
+template <class A, int64_t N, int64_t K>
+void reduce_runs(const Run* runs, const A* source, const A* y, const Rows& rows, A* sums) {
+  constexpr int64_t L = kLanes<A>;
+  Vector<A> s[N][K];
+  UNROLL for (int64_t i = 0; i < N; ++i)
+    UNROLL for (int64_t k = 0; k < K; ++k) s[i][k] = load_aligned<A>(sums + (i * K + k) * L);
+  for (int64_t row = 0; row < rows.count; ++row) {
+    const A* p[N];
+    UNROLL for (int64_t i = 0; i < N; ++i) p[i] = source + row * rows.source_step + runs[i].source;
+    const A* q = y + row * rows.y_step;
+    for (const A* end = q + rows.columns * L; q != end; q += L) {
+      const Vector<A> f = load_aligned<A>(q);
+      UNROLL for (int64_t i = 0; i < N; ++i) {
+        UNROLL for (int64_t k = 0; k < K; ++k) s[i][k] += load_aligned<A>(p[i] + k * L) * f;
+        p[i] += L;
+      }
+    }
+  }
+  UNROLL for (int64_t i = 0; i < N; ++i)
+    UNROLL for (int64_t k = 0; k < K; ++k) store_aligned<A>(sums + (i * K + k) * L, s[i][k]);
+}
+
+template <class A>
+using ReduceRuns = void (*)(const Run*, const A*, const A*, const Rows&, A*);
+
+// Their places are in general registers, of which there are few.
+constexpr int64_t kRunsReduced = 6;
+
+template <class A, int64_t N, int64_t K>
+constexpr ReduceRuns<A> runs_entry() {
+  if constexpr (N * K <= kReduced) return reduce_runs<A, N, K>;
+  return nullptr;
+}
+template <class A, int64_t K>
+struct ReduceRunsOf {
+  static constexpr ReduceRuns<A> of_runs[kRunsReduced] = {
+      runs_entry<A, 1, K>(), runs_entry<A, 2, K>(), runs_entry<A, 3, K>(),
+      runs_entry<A, 4, K>(), runs_entry<A, 5, K>(), runs_entry<A, 6, K>()};
+};
+
+// All tiles of M groups.
+template <class A>
+struct Tiles {
+  const CorrelateTile<A>* correlate[kMostVectors];
+  const ReduceTile<A>* reduce[kMostVectors];
+};
+template <class A, int64_t M>
+constexpr Tiles<A> tiles_of() {
+  return {{CorrelateTiles<A, M, 1>::of_columns, CorrelateTiles<A, M, 2>::of_columns,
+           CorrelateTiles<A, M, 3>::of_columns, CorrelateTiles<A, M, 4>::of_columns},
+          {ReduceTiles<A, M, 1>::of_numbers, ReduceTiles<A, M, 2>::of_numbers,
+           ReduceTiles<A, M, 3>::of_numbers, ReduceTiles<A, M, 4>::of_numbers}};
+}
+// By the logarithm of M.
+template <class A>
+constexpr Tiles<A> kTiles[] = {
+    tiles_of<A, 1>(), tiles_of<A, least<int64_t>(2, kLanes<A>)>(),
+    tiles_of<A, least<int64_t>(4, kLanes<A>)>(), tiles_of<A, least<int64_t>(8, kLanes<A>)>(),
+    tiles_of<A, least<int64_t>(16, kLanes<A>)>()};
+template <class A>
+constexpr const ReduceRuns<A>* kReduceRuns[kLongestRun] = {
+    ReduceRunsOf<A, 1>::of_runs, ReduceRunsOf<A, 2>::of_runs, ReduceRunsOf<A, 3>::of_runs,
+    ReduceRunsOf<A, 4>::of_runs, ReduceRunsOf<A, 5>::of_runs, ReduceRunsOf<A, 6>::of_runs,
+    ReduceRunsOf<A, 7>::of_runs};
+
+}  // namespace
+}  // namespace grouped_conv
