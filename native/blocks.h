@@ -109,10 +109,14 @@ INLINE void copy_sources(const Correlation& n, const Share& share, const Shuffle
   const int64_t channel = share.first_block * n.merged * n.inputs + share.first_channel;
   const S* from = static_cast<const S*>(n.x) + row.pixel * all + channel;
   if (n.merged == L && n.inputs == 1 && channel + share.blocks * L <= all) {
-    // Block after block would read single lines of memory, far apart.
+    // Block after block would read single lines of memory, far apart. These are fetched a row ahead.
+    const int64_t ahead = n.axes[1].stride * n.axes[2].source * all;
     for (int64_t i = row.from; i < row.to; ++i)
-      for (int64_t b = 0; b < share.blocks; ++b)
-        store_aligned<A>(target + b * block_size + i * L, load<A>(from + i * step + b * L));
+      for (int64_t b = 0; b < share.blocks; ++b) {
+        const S* p = from + i * step + b * L;
+        __builtin_prefetch(p + ahead);
+        store_aligned<A>(target + b * block_size + i * L, load<A>(p));
+      }
     return;
   }
   for (int64_t b = 0; b < share.blocks; ++b, target += block_size, from += n.merged * n.inputs) {

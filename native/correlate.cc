@@ -11,11 +11,11 @@
 namespace grouped_conv {
 namespace {
 
-// A task's scratch should leave room in the second-level cache, and its filters too.
-constexpr int64_t kBlockBytes = 256 << 10, kFilterBytes = 512 << 10;
+// Sources stay in the first-level cache, and a task's filters in the second.
+constexpr int64_t kNearBytes = 24 << 10, kFilterBytes = 512 << 10,
+                  kFarBytes = 768 << 10, kSlimBytes = 96 << 10;
 // Tasks for each thread, so that all end at about the same time.
 constexpr int64_t kTasksPerThread = 4;
-constexpr int64_t kMostColumns = 1024;
 
 // Tiles of filters, the first of which may be a vector wider than the others.
 struct FilterTiles {
@@ -45,16 +45,17 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
   const FilterTiles tiles(vectors, widest);
   // Tasks take several blocks of groups, if these are no more than a vector of channels, or several
   // tiles of filters of one group.
-  const int64_t columns = n.merged * n.inputs;
-  const Split blocks(group_blocks, columns <= plan.lanes(kernels) && tiles.count == 1 ? kMostBlocks : 1);
+  const bool is_slim = n.merged * n.inputs <= plan.lanes(kernels) && tiles.count == 1;
+  const Split blocks(group_blocks, is_slim ? std::clamp<int64_t>(kSlimBytes / plan.row_bytes(), 1, kMostBlocks) : 1);
   const int64_t tile_bytes = std::max<int64_t>(1, tiles.width * vector_bytes);
   const Split wide_sets(tiles.wider, std::max<int64_t>(1, kFilterBytes / tile_bytes));
   const Split other_sets(tiles.count - tiles.wider, std::max<int64_t>(1, kFilterBytes / tile_bytes));
   const int64_t sets = wide_sets.parts + (tiles.count > tiles.wider ? other_sets.parts : 0);
 
-  plan.lay_out(n.inputs, blocks.largest(), kBlockBytes,
-               ceil_div(kTasksPerThread * threads.count(), plan.batch * blocks.parts * sets),
-               kMostColumns);
+  // Tasks that take blocks of groups of the same rows find these in the second-level cache.
+  const int64_t far = blocks.parts > 1 ? ceil_div(plan.image_bytes(), kFarBytes) : 1;
+  plan.lay_out(n.inputs, blocks.largest(), 0, kNearBytes,
+               std::max(far, ceil_div(kTasksPerThread * threads.count(), plan.batch * blocks.parts * sets)));
   const Runs runs = plan.cut(tiles.width == 1 ? kLongestRun : 1);
   char* packed = static_cast<char*>(
       scratch(Purpose::kFilters, std::max<int64_t>(1, group_blocks * vectors * vector_bytes)));

@@ -39,6 +39,21 @@ Axis::Axis(int64_t source, int64_t output, int64_t size, int64_t stride, int64_t
   low = least->shift, high = greatest->shift;
 }
 
+void Axis::take_apart() {
+  std::vector<int64_t> places;
+  for (const Tap& tap : taps) places.push_back(tap.shift * stride + source_phases[size_t(tap.source_phase)]);
+  std::vector<int64_t> distinct = places;
+  std::sort(distinct.begin(), distinct.end());
+  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
+  for (size_t i = 0; i < taps.size(); ++i) {
+    taps[i].source_phase =
+        std::lower_bound(distinct.begin(), distinct.end(), places[i]) - distinct.begin();
+    taps[i].shift = 0;
+  }
+  source_phases = distinct;
+  low = high = 0;
+}
+
 namespace {
 
 // Neighbouring taps along one axis, of one phase of outputs and of sources.
@@ -94,7 +109,7 @@ Runs::Runs(const Axis (&axes)[3], const Layout& layout, int64_t longest) {
   for (const Axis::Tap& z : depth.taps)
     for (const Axis::Tap& y : height.taps)
       for (const Neighbours& x : neighbours(width, longest)) {
-        const int64_t row = (z.shift - depth.low) * layout.slice + y.shift - height.low;
+        const int64_t row = y.shift - height.low;
         const int64_t phase =
             (z.source_phase * int64_t(height.source_phases.size()) + y.source_phase) *
                 int64_t(width.source_phases.size()) +

@@ -28,6 +28,10 @@ struct Axis {
   Axis(int64_t source, int64_t output, int64_t size, int64_t stride, int64_t spread, int64_t step,
        int64_t offset);
 
+  // Makes every place of a tap a source phase of its own, so that all shifts are zero: phases may then
+  // be any numbers.
+  void take_apart();
+
   int64_t outputs() const { return ceil_div(output, spread); }  // of a phase, at most
   int64_t halo() const { return high - low; }
 

@@ -49,11 +49,10 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
   alignas(64) A buffer[14 * L + 24 * L];
   alignas(64) A ordered[kMostVectors * L];
   walk(
-      n, block,
-      [&](const SourceRow& row) {
-        if (!n.direct) copy_sources<A, S>(n, share, sources, row, scratch);
-      },
-      [&](const Row& row) {
+      n, block, scratch,
+      [&](const SourceRow& row) { copy_sources<A, S>(n, share, sources, row, scratch); },
+      [&](int64_t at, int64_t rows) {
+        for_rows(n, block, at, rows, [&](const Row& row) {
         const Run* runs = n.runs + n.first[row.phase];
         const int64_t count = n.first[row.phase + 1] - n.first[row.phase];
         const int64_t step = n.axes[2].spread * channels, index = tile_size.index_for(row.columns);
@@ -68,11 +67,14 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
           const A* source = n.direct ? direct_source<A>(n, block.image, row.at) + b * n.inputs
                                      : scratch + row.source + i / share.parts * n.layout.block_size;
           TileRow<A> tile{runs, count, n.inputs, n.layout.column_size,
-                          packed + i * packed_size + n.first_tap[row.phase] * n.inputs * size, size};
+                          packed + i * packed_size + n.first_tap[row.phase] * n.inputs * size, size, 0};
           // Tiles leave one vector's outputs in their order; of more, only single groups'.
           const bool is_ordered = n.merged == 1 || share.vectors == 1;
           const bool in_place = __is_same(A, R) && is_ordered && there == size;
-          if (in_place) tile.step = step;
+          if (in_place) {
+            tile.step = step;
+            tile.ahead = n.axes[1].spread * n.axes[2].output * channels;
+          }
           for (int64_t at = 0; at < row.columns; at += columns) {
             const int64_t first = least(at, row.columns - columns);
             const A* from = source + first * n.layout.column_size;
@@ -94,6 +96,7 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
             }
           }
         }
+      });
       });
 }
 
@@ -137,34 +140,25 @@ void reduce(const Correlation& n, const Block& block, const Share& share, A* sum
   constexpr int64_t L = kLanes<A>;
   const Shuffles<A> sources = source_shuffles<A>(n), outputs = output_shuffles<A>(n);
   const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
-  const int64_t slice = n.layout.slice, size = share.vectors * L;
-  const int64_t slices = counted(depth, block.at[0]), all_rows = counted(height, block.at[1]);
-  const int64_t columns = counted(width, block.at[2]), some = least(all_rows, n.rows_at_once);
-  A* ys = scratch + (depth.block + depth.halo) * slice * n.layout.row_size;
-  const int64_t y_size = some * columns * size;
-  int64_t copied = 0;
-  for (int64_t z = 0; z < slices; ++z)
-    for (int64_t at = 0; at < all_rows; at += some) {
-      const int64_t count = least(some, all_rows - at);
-      const int64_t needed = (z + depth.halo) * slice + at + count + height.halo;
-      for (; copied < needed; ++copied)
-        if (copied % slice < all_rows + height.halo)
-          for_source_rows(n, block, copied / slice, copied % slice, [&](const SourceRow& row) {
-            copy_sources<A, S>(n, share, sources, row, scratch);
-          });
-      const int64_t row =
-          (block.image * depth.output + block.at[0] + z) * height.output + block.at[1] + at;
-      for (int64_t i = 0; i < count; ++i)
+  const int64_t columns = counted(width, block.at[2]), size = share.vectors * L;
+  A* ys = scratch + (n.rows_at_once + height.halo) * n.layout.row_size;
+  const int64_t y_size = n.rows_at_once * columns * size;
+  walk(
+      n, block, scratch,
+      [&](const SourceRow& row) { copy_sources<A, S>(n, share, sources, row, scratch); },
+      [&](int64_t at, int64_t count) {
+        const int64_t row =
+            (block.image * depth.output + block.at[0]) * height.output + block.at[1] + at;
+        for (int64_t i = 0; i < count; ++i)
+          for (int64_t b = 0; b < share.blocks; ++b)
+            copy_cotangents<A, S>(n, share, share.first_block + b, outputs,
+                                  (row + i) * width.output + block.at[2], columns,
+                                  ys + b * y_size + i * columns * size);
         for (int64_t b = 0; b < share.blocks; ++b)
-          copy_cotangents<A, S>(n, share, share.first_block + b, outputs,
-                                (row + i) * width.output + block.at[2], columns,
-                                ys + b * y_size + i * columns * size);
-      for (int64_t b = 0; b < share.blocks; ++b)
-        reduce_rows<A>(
-            n, share, scratch + (z * slice + at) * n.layout.row_size + b * n.layout.block_size,
-            ys + b * y_size, Rows{count, columns, n.layout.row_size, columns * size},
-            sums + b * n.first_tap[n.phases] * share.channels * size);
-    }
+          reduce_rows<A>(n, share, scratch + b * n.layout.block_size, ys + b * y_size,
+                         Rows{count, columns, n.layout.row_size, columns * size},
+                         sums + b * n.first_tap[n.phases] * share.channels * size);
+      });
 }
 
 template <class A>

@@ -18,10 +18,10 @@ constexpr int64_t kLongestRun = 7;
 
 // The most vectors of filters of a tile, blocks of groups that are copied together, and vectors
 // that numbers of a block of several groups fill.
-constexpr int64_t kMostVectors = 4, kMostBlocks = 4, kMostPicked = 8;
+constexpr int64_t kMostVectors = 4, kMostBlocks = 16, kMostPicked = 8;
 constexpr int64_t kMostShuffled = kMostPicked * 16;
 
-// One axis of a block of outputs, as `Axis` resolves it.
+// One axis of a block of outputs, as `Axis` resolves it; the first one taken apart.
 struct AxisView {
   int64_t source, output, stride, spread, low, halo;
   int64_t block;  // outputs of a phase in a block
@@ -29,11 +29,9 @@ struct AxisView {
   const int64_t* source_phases;
 };
 
-// How the sources of a block lie in the scratch, in numbers: a pixel is at
-//   (slice of the block * slice + row) * row_size + phase * phase_size + block of groups * block_size +
-//   column * column_size.
+// How the sources of some rows of outputs lie in the scratch, in numbers: a pixel is at
+//   row * row_size + phase * phase_size + block of groups * block_size + column * column_size.
 struct Layout {
-  int64_t slice;  // rows of one
   int64_t row_size, phase_size, block_size, column_size;
 };
 
@@ -52,7 +50,7 @@ struct Correlation {
   const int64_t* first;        // by phase of the outputs, one more than there are: its first run
   const int64_t* first_tap;    // likewise: taps of all runs before it
   const int64_t* filter_taps;  // flat index in the filter of each tap of each run
-  int64_t rows_at_once;        // that a filter gradient copies before it sums
+  int64_t rows_at_once;        // of outputs, whose sources are in the scratch together
   bool direct;                 // x is read where it lies: one tap, always inside, and merged is 1
 };
 

@@ -5,6 +5,9 @@
 namespace grouped_conv {
 namespace {
 
+// Blocks of fewer columns would copy more of the borders than of themselves.
+constexpr int64_t kLeastColumns = 48, kMostColumns = 1024;
+
 Axis axis_of(Role role, const Convolution& n, int i) {
   if (role == Role::kInputGradient)
     return Axis(n.outputs[i], n.image[i], n.size[i], 1, n.stride[i], -n.dilation[i], n.before[i]);
@@ -28,6 +31,7 @@ Plan::Plan(Role role, const Convolution& n, const void* x, const void* y)
     axes[2] = Axis(all, all, 1, 1, 1, 1, 0);
     batch = 1;
   }
+  axes[0].take_apart();
   const bool exchanged = role == Role::kInputGradient;
   correlation = {};
   correlation.groups = n.groups;
@@ -77,48 +81,51 @@ bool Plan::can_be_direct() const {
   });
 }
 
-void Plan::lay_out(int64_t channels, int64_t group_blocks, int64_t bytes, int64_t wanted,
-                   int64_t columns) {
-  AxisView* views = correlation.axes;
+int64_t Plan::row_bytes() const {
+  const AxisView* views = correlation.axes;
+  const int64_t rows = (views[1].halo + 1) * views[0].phases * views[1].phases * views[2].phases;
+  return std::max<int64_t>(1, rows * (axes[2].outputs() + views[2].halo) * correlation.merged *
+                                  correlation.inputs * accumulator_bytes());
+}
+
+int64_t Plan::image_bytes() const {
+  int64_t sources = correlation.inputs, outputs = correlation.outputs;
+  for (const Axis& axis : axes) sources *= axis.source, outputs *= axis.output;
+  return (sources + outputs) * correlation.groups * accumulator_bytes();
+}
+
+void Plan::lay_out(int64_t channels, int64_t group_blocks, int64_t others, int64_t bytes,
+                   int64_t wanted) {
+  AxisView *views = correlation.axes, &height = views[1], &width = views[2];
   Layout& layout = correlation.layout;
+  views[0].block = 1;
+  correlation.rows_at_once = 1;
   if (correlation.direct) {
     layout = {};
-    layout.slice = 1;
-    layout.column_size = views[2].stride * correlation.groups * correlation.inputs;
-    const int64_t all = axes[2].outputs(), parts = ceil_div(all, columns);
-    views[2].block = ceil_div(all, std::min(all, std::max(parts, wanted)));
-    views[0].block = views[1].block = 1;
+    layout.column_size = width.stride * correlation.groups * correlation.inputs;
+    height.block = 1;
+    width.block = Split(width.block, ceil_div(width.block, std::min(width.block, wanted))).largest();
+    width.block = Split(axes[2].outputs(), std::min(width.block, kMostColumns)).largest();
     return;
   }
-  auto resize = [&](int i, int64_t block) {
-    views[i].block = block;
-    // Rows that are powers of two apart would meet in a few sets of the cache.
-    const int64_t line = 64 / accumulator_bytes();
-    layout.column_size = channels * correlation.merged;
-    layout.block_size = ceil_div((views[2].block + views[2].halo) * layout.column_size, line) * line;
-    layout.phase_size = group_blocks * layout.block_size;
-    layout.row_size = views[0].phases * views[1].phases * views[2].phases * layout.phase_size;
-    layout.row_size = (ceil_div(layout.row_size, line) | 1) * line;
-    layout.slice = views[1].block + views[1].halo;
-    return scratch_bytes() <= bytes;
-  };
-  auto largest = [&](int i, int64_t most) {
-    int64_t low = 1, high = std::max<int64_t>(1, most);
-    while (low < high) {
-      const int64_t middle = (low + high + 1) / 2;
-      if (resize(i, middle)) low = middle;
-      else high = middle - 1;
-    }
-    resize(i, Split(axes[i].outputs(), low).largest());
-  };
-  resize(0, 1), resize(1, 1);
-  largest(2, std::min(axes[2].outputs(), columns));
-  const int64_t rows = axes[1].outputs();
-  largest(1, ceil_div(rows, std::min(rows, wanted)));
-  if (views[1].block == rows) {
-    const int64_t slices = axes[0].outputs();
-    largest(0, ceil_div(slices, std::min(slices, wanted)));
-  }
+  const int64_t phases = views[0].phases * height.phases * width.phases;
+  const int64_t column = (phases * group_blocks * channels * correlation.merged) * accumulator_bytes();
+  const int64_t other = others * accumulator_bytes();
+  // As many columns as let all rows that one row of outputs needs stay near, but not too few.
+  const int64_t most = bytes / std::max<int64_t>(1, (height.halo + 1) * column + other) - width.halo;
+  width.block = Split(axes[2].outputs(), std::max(kLeastColumns, most)).largest();
+  const int64_t columns = width.block + width.halo;
+  const int64_t fit = (bytes - height.halo * columns * column) / std::max<int64_t>(1, columns * (column + other));
+  height.block = ceil_div(axes[1].outputs(), std::min(axes[1].outputs(), wanted));
+  correlation.rows_at_once =
+      std::clamp<int64_t>(fit, std::min(height.halo + 1, height.block), height.block);
+
+  const int64_t line = 64 / accumulator_bytes();
+  layout.column_size = channels * correlation.merged;
+  layout.block_size = ceil_div(columns * layout.column_size, line) * line;
+  layout.phase_size = group_blocks * layout.block_size;
+  // Rows that are powers of two apart would meet in a few sets of the cache.
+  layout.row_size = (ceil_div(phases * layout.phase_size, line) | 1) * line;
 }
 
 Runs Plan::cut(int64_t longest) {
@@ -132,8 +139,7 @@ Runs Plan::cut(int64_t longest) {
 }
 
 int64_t Plan::source_numbers() const {
-  const AxisView* views = correlation.axes;
-  return (views[0].block + views[0].halo) * correlation.layout.slice * correlation.layout.row_size;
+  return (correlation.rows_at_once + correlation.axes[1].halo) * correlation.layout.row_size;
 }
 
 int64_t Plan::blocks() const {

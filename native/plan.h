@@ -24,10 +24,14 @@ struct Plan {
   }
   // Whether x can be read where it lies.
   bool can_be_direct() const;
-  // Lays the sources out, of so many channels of a group and blocks of groups at a time, and chooses
-  // blocks of outputs: at least `wanted` of an image if there are so many rows, with a scratch of
-  // `bytes` if it can be, and no more than `columns` columns.
-  void lay_out(int64_t channels, int64_t group_blocks, int64_t bytes, int64_t wanted, int64_t columns);
+  // Sources of one block of groups that one row of outputs needs.
+  int64_t row_bytes() const;
+  // Sources and outputs of one image.
+  int64_t image_bytes() const;
+  // Chooses blocks of outputs, `wanted` of an image if there are so many rows, and the rows whose
+  // sources are in the scratch together, of so many channels of a group and blocks of groups at a
+  // time: `bytes` of sources and of other numbers of each column, if it can be.
+  void lay_out(int64_t channels, int64_t group_blocks, int64_t others, int64_t bytes, int64_t wanted);
   // The taps as runs, once it is laid out; Correlation points into it.
   Runs cut(int64_t longest);
   int64_t source_numbers() const;

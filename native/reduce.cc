@@ -14,8 +14,8 @@ namespace grouped_conv {
 namespace {
 
 // Sources and cotangents that are summed over at once stay in the first-level cache, a task's
-// sums and scratch in the second.
-constexpr int64_t kNearBytes = 28 << 10, kBlockBytes = 256 << 10, kSumBytes = 256 << 10;
+// sums in the second.
+constexpr int64_t kNearBytes = 28 << 10, kSumBytes = 256 << 10;
 // Tasks to cut the work into, if it is worth it: a number of its own, for results must not depend
 // on how many threads there are.
 constexpr int64_t kTasks = 16;
@@ -93,14 +93,9 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   const int64_t columns = n.merged * n.inputs;
   const Split blocks(group_blocks, columns <= lanes && tiles.parts == 1 ? kMostBlocks : 1);
   const int64_t tasks = blocks.parts * tiles.parts * channels.parts;
-  const int64_t column_bytes =
-      blocks.largest() * (channels.largest() * n.merged + width * lanes) * bytes;
-  plan.lay_out(channels.largest(), blocks.largest(), kBlockBytes, ceil_div(kTasks, plan.batch * tasks),
-               std::max<int64_t>(16, kNearBytes / column_bytes));
+  plan.lay_out(channels.largest(), blocks.largest(), blocks.largest() * width * lanes, kNearBytes,
+               ceil_div(kTasks, plan.batch * tasks));
   const Runs runs = plan.cut(kLongestRun);
-  n.rows_at_once = std::clamp<int64_t>(
-      kNearBytes / (column_bytes * (n.axes[2].block + n.axes[2].halo)) - n.axes[1].halo / 2, 1,
-      n.axes[1].block);
 
   const int64_t filter_taps = plan.axes[0].size * plan.axes[1].size * plan.axes[2].size;
   const int64_t numbers = filter_taps * n.inputs * n.groups * n.outputs;

@@ -35,6 +35,7 @@ struct TileRow {
   int64_t column;    // numbers from one column of the sources to the next
   const A* filters;  // (run, channel, tap, vector, lane)
   int64_t step;      // numbers from one column of y to the next
+  int64_t ahead;     // numbers from y to what is written later and fetched now; 0 for nothing
 };
 
 // Columns of a tile of so many vectors of filters.
@@ -68,6 +69,10 @@ INLINE const A* add_run(Vector<A> (&s)[T][V], const TileRow<A>& row, const A* so
 // T columns and V vectors of filters.
 template <class A, int64_t M, int64_t T, int64_t V>
 void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
+  if (row.ahead)
+    UNROLL for (int64_t t = 0; t < T; ++t)
+      UNROLL for (int64_t v = 0; v < V; ++v)
+        __builtin_prefetch(y + row.ahead + t * row.step + v * kLanes<A>, 1);
   Vector<A> s[T][V] = {};
   const A* filter = row.filters;
   for (const Run* run = row.runs; run != row.runs + row.count; ++run) {

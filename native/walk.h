@@ -28,21 +28,20 @@ INLINE int64_t counted(const AxisView& axis, int64_t at) {
   return least(axis.block, divide_up(axis.output, axis.spread) - at);
 }
 
-// Calls copy(SourceRow) for all phases of one row of sources of a block.
+// Calls copy(SourceRow) for all phases of one row of sources of a block, which goes to a place in the
+// scratch.
 template <class Copy>
-INLINE void for_source_rows(const Correlation& n, const Block& block, int64_t slice, int64_t row,
+INLINE void for_source_rows(const Correlation& n, const Block& block, int64_t row, int64_t target,
                             const Copy& copy) {
   const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
   const int64_t columns = counted(width, block.at[2]) + width.halo;
-  int64_t target = (slice * n.layout.slice + row) * n.layout.row_size;
   for (int64_t i = 0; i < depth.phases; ++i) {
-    const int64_t z = (block.at[0] + depth.low + slice) * depth.stride + depth.source_phases[i];
+    const int64_t z = block.at[0] * depth.stride + depth.source_phases[i];
     for (int64_t j = 0; j < height.phases; ++j) {
       const int64_t y = (block.at[1] + height.low + row) * height.stride + height.source_phases[j];
       const bool inside = z >= 0 && z < depth.source && y >= 0 && y < height.source;
       for (int64_t k = 0; k < width.phases; ++k, target += n.layout.phase_size) {
-        const int64_t start =
-            (block.at[2] + width.low) * width.stride + width.source_phases[k];
+        const int64_t start = (block.at[2] + width.low) * width.stride + width.source_phases[k];
         const int64_t from = least(greatest<int64_t>(divide_up(-start, width.stride), 0), columns);
         const int64_t to =
             greatest(from, least(divide_up(width.source - start, width.stride), columns));
@@ -65,37 +64,43 @@ INLINE const A* direct_source(const Correlation& n, int64_t image, const int64_t
   return static_cast<const A*>(n.x) + pixel * n.groups * n.inputs;
 }
 
-// Calls copy(SourceRow) for what rows of outputs need and have not yet, and compute(Row) for each
-// of them, so that what is copied is still in the nearest cache.
-template <class Copy, class Compute>
-INLINE void walk(const Correlation& n, const Block& block, const Copy& copy,
+// Calls copy(SourceRow) for the sources of some rows of outputs of a block, and compute(first, count)
+// for these rows, until all are computed. Of the sources, those that the next rows need too stay in
+// the scratch.
+template <class A, class Copy, class Compute>
+INLINE void walk(const Correlation& n, const Block& block, A* scratch, const Copy& copy,
                  const Compute& compute) {
+  const int64_t rows = counted(n.axes[1], block.at[1]), halo = n.axes[1].halo;
+  const int64_t size = n.layout.row_size;
+  for (int64_t at = 0; at < rows; at += n.rows_at_once) {
+    const int64_t count = least(n.rows_at_once, rows - at);
+    if (at > 0)
+      __builtin_memmove(scratch, scratch + n.rows_at_once * size, size_t(halo * size) * sizeof(A));
+    for (int64_t row = at > 0 ? halo : 0; row < count + halo && !n.direct; ++row)
+      for_source_rows(n, block, at + row, row * size, copy);
+    compute(at, count);
+  }
+}
+
+// Calls compute(Row) for all phases of some rows of outputs, whose sources lie in the scratch.
+template <class Compute>
+INLINE void for_rows(const Correlation& n, const Block& block, int64_t first, int64_t count,
+                     const Compute& compute) {
   const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
-  const int64_t rows = counted(height, block.at[1]);
-  const int64_t slice = n.layout.slice;
-  int64_t copied = 0;
-  for (int64_t qz = 0; qz < counted(depth, block.at[0]); ++qz)
-    for (int64_t qy = 0; qy < rows; ++qy) {
-      const int64_t needed = (qz + depth.halo) * slice + qy + height.halo + 1;
-      for (; copied < needed; ++copied)
-        if (copied % slice < rows + height.halo)
-          for_source_rows(n, block, copied / slice, copied % slice, copy);
-      const int64_t source = (qz * slice + qy) * n.layout.row_size;
-      for (int64_t pz = 0; pz < depth.spread; ++pz)
-        for (int64_t py = 0; py < height.spread; ++py)
-          for (int64_t px = 0; px < width.spread; ++px) {
-            const int64_t z = (block.at[0] + qz) * depth.spread + pz;
-            const int64_t y = (block.at[1] + qy) * height.spread + py;
-            const int64_t x = block.at[2] * width.spread + px;
-            if (z >= depth.output || y >= height.output || x >= width.output) continue;
-            compute(Row{(pz * height.spread + py) * width.spread + px,
-                        {block.at[0] + qz, block.at[1] + qy, block.at[2]},
-                        source,
-                        ((block.image * depth.output + z) * height.output + y) * width.output + x,
-                        least(counted(width, block.at[2]),
-                              divide_up(width.output - x, width.spread))});
-          }
-    }
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t pz = 0; pz < depth.spread; ++pz)
+      for (int64_t py = 0; py < height.spread; ++py)
+        for (int64_t px = 0; px < width.spread; ++px) {
+          const int64_t q = block.at[1] + first + i;
+          const int64_t z = block.at[0] * depth.spread + pz, y = q * height.spread + py;
+          const int64_t x = block.at[2] * width.spread + px;
+          if (z >= depth.output || y >= height.output || x >= width.output) continue;
+          compute(Row{(pz * height.spread + py) * width.spread + px,
+                      {block.at[0], q, block.at[2]},
+                      i * n.layout.row_size,
+                      ((block.image * depth.output + z) * height.output + y) * width.output + x,
+                      least(counted(width, block.at[2]), divide_up(width.output - x, width.spread))});
+        }
 }
 
 }  // namespace
