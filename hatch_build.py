@@ -27,6 +27,7 @@ class NativeLibrary(BuildHookInterface):  # type: ignore[type-arg]
         try:
             target = compile_library.target(name)
             made = compile_library.library(target, self._build)
+            build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{target.tag}"
         except compile_library.CompilationError as error:
             if name:
