@@ -6,6 +6,7 @@ package that says why; unless the environment variable ``GROUPED_CONV_TARGET`` a
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,21 @@ class NativeLibrary(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compiles before the wheel is written; in place if it is an editable one."""
         name = os.environ.get("GROUPED_CONV_TARGET")
-        self._build = Path(self.root, "build", name or "native")
-        self._build.mkdir(parents=True, exist_ok=True)
-        missing = self._build / "libgrouped_conv.missing"
+        build = Path(self.root, "build", name or "native")
         try:
             target = compile_library.target(name)
-            made = compile_library.library(target, self._build)
+            # Another build could not use the cache: the compiler is then in another place.
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+                made = compile_library.library(target, build, cache)
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{target.tag}"
         except compile_library.CompilationError as error:
             if name:
                 raise
             self.app.display_warning(f"Without native kernels, which are much faster: {error}")
-            missing.write_text(str(error), encoding="utf-8")
-            made = missing
+            made = build / "libgrouped_conv.missing"
+            build.mkdir(parents=True, exist_ok=True)
+            made.write_text(str(error), encoding="utf-8")
         if version == "editable":
             for old in compile_library.PACKAGE.glob("libgrouped_conv.*"):
                 old.unlink()

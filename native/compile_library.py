@@ -1,8 +1,8 @@
 """Compiles the native library, for this machine or for another one.
 
 ``python native/compile_library.py`` compiles it in place, for work on the sources;
-``python native/compile_library.py --wheels dist`` builds a wheel for every target. Both need
-``ziglang`` and ``jaxlib`` as ``pyproject.toml`` pins them. Installing needs neither command.
+``python native/compile_library.py --wheels dist`` builds a wheel for every target. Both need what
+``pyproject.toml`` lists under ``[build-system]``. Installing needs neither command.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +20,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "native"
 PACKAGE = ROOT / "grouped_conv_jax"
-# Each of these is compiled once for every instruction set, all others once for the baseline.
-OF_INSTRUCTION_SETS = ("kernels.cc",)
+# Compiled once for every instruction set; all others once, for the baseline.
+KERNELS = "kernels.cc"
 FLAGS = ("-std=c++20", "-O3", "-fvisibility=hidden", "-fPIC", "-Wall", "-Wextra", "-Werror")
 KERNEL_FLAGS = ("-fno-exceptions", "-fno-rtti")
 
@@ -79,41 +78,40 @@ def target(name: str | None = None) -> Target:
     return TARGETS[name]
 
 
-def objects(target: Target, build: Path, sources: Iterable[Path] | None = None) -> list[Path]:
-    """Compiles every source to an object file, several at once, and returns the object files."""
-    baseline = target.instruction_sets["baseline"]
-    commands = {}
-    for source in sorted(SOURCES.glob("*.cc")) if sources is None else sources:
-        if source.name not in OF_INSTRUCTION_SETS:
-            define = f'-DGROUPED_CONV_SOURCES="{digest()}"'
-            commands[build / f"{source.stem}.o"] = (f"-mcpu={baseline}", define, source)
-            continue
-        for name, processor in target.instruction_sets.items():
-            define = f"-DINSTRUCTION_SET={name}"
-            commands[build / f"{source.stem}-{name}.o"] = (
-                f"-mcpu={processor}",
-                define,
-                *KERNEL_FLAGS,
-                source,
-            )
+def library(target: Target, build: Path, cache: str = "") -> Path:
+    """Compiles the library below ``build``, sources at once, and returns where it is.
+
+    Args:
+        target: what to compile for.
+        build: a folder for the object files and the library.
+        cache: where the compiler keeps its cache; by default where it keeps it otherwise.
+    """
+    environment = ({"ZIG_GLOBAL_CACHE_DIR": cache} if cache else {}) | os.environ
     build.mkdir(parents=True, exist_ok=True)
-    flags = (*FLAGS, "-isystem", _ffi_headers())
+    commands = _commands(target, build)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        compiled = [
-            pool.submit(_compiler, target, *flags, *arguments, "-c", "-o", out)
-            for out, arguments in commands.items()
-        ]
-        for one in compiled:
-            one.result()
-    return list(commands)
-
-
-def library(target: Target, build: Path) -> Path:
-    """Compiles and links the library below ``build`` and returns where it is."""
+        for _ in pool.map(lambda command: _compiler(target, environment, *command), commands):
+            pass
     out = build / target.library
+    objects = [command[-1] for command in commands]
     baseline = f"-mcpu={target.instruction_sets['baseline']}"
-    _compiler(target, baseline, "-O3", "-shared", "-s", *objects(target, build), "-o", out)
+    _compiler(target, environment, baseline, "-O3", "-shared", "-s", *objects, "-o", out)
     return out
+
+
+def _commands(target: Target, build: Path) -> list[tuple[str | Path, ...]]:
+    """The compiler's arguments for each object file, whose name comes last."""
+    flags = (*FLAGS, "-isystem", _ffi_headers(), f'-DGROUPED_CONV_SOURCES="{digest()}"', "-c")
+    found: list[tuple[str | Path, ...]] = []
+    for source in sorted(SOURCES.glob("*.cc")):
+        if source.name == KERNELS:
+            for name, processor in target.instruction_sets.items():
+                own = (f"-mcpu={processor}", f"-DINSTRUCTION_SET={name}", *KERNEL_FLAGS)
+                found.append((*flags, *own, source, "-o", build / f"{source.stem}-{name}.o"))
+        else:
+            own = (f"-mcpu={target.instruction_sets['baseline']}",)
+            found.append((*flags, *own, source, "-o", build / f"{source.stem}.o"))
+    return found
 
 
 def digest() -> str:
@@ -131,21 +129,23 @@ def _ffi_headers() -> str:
     return os.path.join(jaxlib.submodule_search_locations[0], "include")
 
 
-def _compiler(target: Target, *arguments: str | Path) -> None:
-    """Runs the compiler, whose cache of objects and of its C++ library is kept between builds."""
+def _compiler(target: Target, environment: dict[str, str], *arguments: str | Path) -> None:
     command = [sys.executable, "-m", "ziglang", "c++", "-target", target.triple, *arguments]
-    cache = {"ZIG_GLOBAL_CACHE_DIR": str(ROOT / "build" / "zig")}
-    done = subprocess.run(command, env=cache | os.environ, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        first = next((line for line in lines if "error:" in line), lines[-1] if lines else "")
+        lines = done.stderr.strip().splitlines() or [""]
+        first = next((line for line in lines if "error:" in line), lines[-1])
         raise CompilationError(f"the compiler failed: {first}") from RuntimeError(done.stderr)
 
 
 def _wheels(directory: str) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", directory, ROOT]
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", ROOT]
     for name in TARGETS:
-        subprocess.run(command, env=os.environ | {"GROUPED_CONV_TARGET": name}, check=True)
+        subprocess.run(
+            [*command, "--wheel-dir", directory],
+            env=os.environ | {"GROUPED_CONV_TARGET": name},
+            check=True,
+        )
 
 
 def main() -> None:
