@@ -20,6 +20,7 @@ from grouped_conv_jax._drop_in import (
 from grouped_conv_jax._explain import explain
 from grouped_conv_jax._functional import grouped_conv2d
 from grouped_conv_jax._marks import accelerate
+from grouped_conv_jax._native_library import register_native_targets
 
 if TYPE_CHECKING:
     from grouped_conv_jax import linen, matlab, nnx, optim
@@ -50,4 +51,5 @@ __all__ = [
     "matlab",
     "nnx",
     "optim",
+    "register_native_targets",
 ]

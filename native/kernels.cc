@@ -192,11 +192,14 @@ void reduce_any(const Correlation& n, const Block& block, const Share& share, vo
 
 }  // namespace
 
-#define KERNELS(name) k##name
-#define KERNELS_OF(name) KERNELS(name)
-#define QUOTED(name) #name
-#define QUOTED_NAME(name) QUOTED(name)
-extern const Kernels KERNELS_OF(INSTRUCTION_SET) = {QUOTED_NAME(INSTRUCTION_SET), kBytes, pack_any,
-                                                    correlate_any, reduce_any};
+// Macros, for the name of a function is made of a flag of the compiler.
+#define QUOTE(name) #name
+#define KERNELS_OF(name)                                                                  \
+  const Kernels* kernels_##name() {                                                       \
+    static constexpr Kernels kernels = {QUOTE(name), kBytes, pack_any, correlate_any, reduce_any}; \
+    return &kernels;                                                                      \
+  }
+#define KERNELS_OF_THIS(name) KERNELS_OF(name)
+KERNELS_OF_THIS(INSTRUCTION_SET)
 
 }  // namespace grouped_conv

@@ -88,9 +88,10 @@ struct Kernels {
   void (*reduce)(const Correlation&, const Block&, const Share&, void* sums, void* scratch);
 };
 
-extern const Kernels kBaseline;
+const Kernels* kernels_baseline();
 #if defined(__x86_64__)
-extern const Kernels kAvx2, kAvx512;
+const Kernels* kernels_avx2();
+const Kernels* kernels_avx512();
 #endif
 
 }  // namespace grouped_conv

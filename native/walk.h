@@ -75,7 +75,7 @@ INLINE void walk(const Correlation& n, const Block& block, A* scratch, const Cop
   for (int64_t at = 0; at < rows; at += n.rows_at_once) {
     const int64_t count = least(n.rows_at_once, rows - at);
     if (at > 0)
-      __builtin_memmove(scratch, scratch + n.rows_at_once * size, size_t(halo * size) * sizeof(A));
+      __builtin_memmove(scratch, scratch + n.rows_at_once * size, uint64_t(halo * size) * sizeof(A));
     for (int64_t row = at > 0 ? halo : 0; row < count + halo && !n.direct; ++row)
       for_source_rows(n, block, at + row, row * size, copy);
     compute(at, count);

@@ -264,10 +264,10 @@ int time(const Kernels& kernels, int64_t threads, Convolution n) {
 
 const Kernels& kernels_named(const char* name) {
 #if defined(__x86_64__)
-  if (!name || !std::strcmp(name, "Avx512")) return kAvx512;
-  if (!std::strcmp(name, "Avx2")) return kAvx2;
+  if (!name || !std::strcmp(name, "avx512")) return *kernels_avx512();
+  if (!std::strcmp(name, "avx2")) return *kernels_avx2();
 #endif
-  return kBaseline;
+  return *kernels_baseline();
 }
 
 int run(int count, char** arguments) {
