@@ -7,8 +7,6 @@
 namespace grouped_conv {
 namespace {
 
-INLINE int logarithm(int64_t power_of_two) { return __builtin_ctzll(uint64_t(power_of_two)); }
-
 // Copies numbers in another order: number i of the target is number index[i] of the source, or zero.
 template <class A>
 struct Shuffle {

@@ -41,7 +41,7 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
   const int64_t widest =
       n.merged > 1 ? vectors
                    : std::clamp<int64_t>(kFilterBytes / std::max<int64_t>(1, vector_bytes), 1,
-                                         kMostVectors);
+                                         plan.widest_tile());
   const FilterTiles tiles(vectors, widest);
   // Tasks take several blocks of groups, if these are no more than a vector of channels, or several
   // tiles of filters of one group.

@@ -44,7 +44,7 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
   const Shuffles<A> sources = source_shuffles<A>(n);
   const int64_t channels = n.groups * n.outputs, size = share.vectors * L;
   const int64_t packed_size = n.first_tap[n.phases] * n.inputs * size;
-  const CorrelateTile<A>* tiles = kTiles<A>[logarithm(n.merged)].correlate[share.vectors - 1];
+  const CorrelateTile<A>* tiles = tiles_of_groups<A>(n.merged).correlate[share.vectors - 1];
   TileSize tile_size{most_columns(share.vectors)};
   alignas(64) A buffer[14 * L + 24 * L];
   alignas(64) A ordered[kMostVectors * L];
@@ -100,6 +100,14 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
       });
 }
 
+// The largest tile of up to so many numbers.
+INLINE int64_t tile_of_numbers(int64_t numbers, int64_t vectors) {
+  const int64_t most = least(numbers, kReduced / vectors);
+  int64_t index = 0;
+  while (index + 1 < kNumberSizes && kTileNumbers[index + 1] <= most) ++index;
+  return index;
+}
+
 // Adds what some rows of one block of groups give to its sums.
 template <class A>
 void reduce_rows(const Correlation& n, const Share& share, const A* source, const A* y,
@@ -119,17 +127,17 @@ void reduce_rows(const Correlation& n, const Share& share, const A* source, cons
     }
     return;
   }
-  const ReduceTile<A>* tiles = kTiles<A>[logarithm(n.merged)].reduce[share.vectors - 1];
+  const ReduceTile<A>* tiles = tiles_of_groups<A>(n.merged).reduce[share.vectors - 1];
   for (const Run* run = n.runs; run != n.runs + n.run_count; ++run) {
     // Channels of a tap follow those of the one before it, if all of them are there.
     const bool all = share.channels * n.merged == n.layout.column_size;
     const int64_t numbers = (all ? run->taps : 1) * share.channels;
-    const int64_t parts = divide_up(numbers, kReduced / share.vectors);
     for (int64_t k = 0; k < (all ? 1 : run->taps); ++k)
-      for (int64_t part = 0; part < parts; ++part) {
-        const int64_t first = numbers * part / parts, size = numbers * (part + 1) / parts - first;
-        tiles[size - 1](source + run->source + k * n.layout.column_size + first * n.merged,
-                        n.layout.column_size, y, rows, sums);
+      for (int64_t first = 0, size; first < numbers; first += size) {
+        const int64_t index = tile_of_numbers(numbers - first, share.vectors);
+        size = kTileNumbers[index];
+        tiles[index](source + run->source + k * n.layout.column_size + first * n.merged,
+                     n.layout.column_size, y, rows, sums);
         sums += size * share.vectors * L;
       }
   }

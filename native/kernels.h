@@ -40,7 +40,7 @@ struct Correlation {
   AxisView axes[3];
   Layout layout;
   int64_t groups, inputs, outputs;  // channels of x and of y in a group
-  int64_t merged;                   // groups whose filters are lanes of one vector, a power of two
+  int64_t merged;                   // groups whose filters are lanes of a vector: 1, 2, 4 or all
   Number number, result;            // of x and filters, and of what is computed
   const void* x;                    // (batch, *axes, groups * inputs)
   const void* y;                    // (batch, *axes, groups * outputs); written unless an operand

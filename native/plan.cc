@@ -58,10 +58,12 @@ int64_t Plan::taps() const {
 void Plan::merge_groups(const Kernels& kernels) {
   const int64_t width = lanes(kernels), outputs = correlation.outputs, groups = correlation.groups;
   double best = 0;
-  for (int64_t merged = 1; merged <= width; merged *= 2) {
+  const bool is_double = correlation.number == Number::kFloat64;
+  for (int64_t merged : {int64_t(1), int64_t(2), int64_t(4), width}) {
+    if (merged > width || (is_double && merged > 1 && merged < width)) continue;
     const int64_t part = width / merged, filters = ceil_div(outputs, part) * part;
     // Of several groups whole vectors are needed, and all of them in one tile.
-    if (merged > 1 && (filters != outputs || outputs / part > kMostVectors)) continue;
+    if (merged > 1 && (filters != outputs || outputs / part > widest_tile())) continue;
     if (merged > 1 && merged * std::max(correlation.inputs, outputs) > kMostPicked * width) continue;
     // Lanes in use; in doubt less merging, which changes less of the order of numbers.
     const double used = double(outputs) / filters * groups / (ceil_div(groups, merged) * merged);

@@ -13,6 +13,8 @@ struct Plan {
 
   int64_t accumulator_bytes() const;
   int64_t lanes(const Kernels& kernels) const { return kernels.vector_bytes / accumulator_bytes(); }
+  // Vectors of filters of a tile, at most.
+  int64_t widest_tile() const { return correlation.number == Number::kFloat64 ? 1 : kMostVectors; }
   // Taps of all phases.
   int64_t taps() const;
   // Chooses how many groups are merged.

@@ -85,7 +85,7 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   plan.merge_groups(kernels);
   const int64_t lanes = plan.lanes(kernels), bytes = plan.accumulator_bytes();
   const int64_t vectors = plan.vectors(kernels), group_blocks = plan.group_blocks();
-  const Split tiles(vectors, kMostVectors);
+  const Split tiles(vectors, plan.widest_tile());
   const int64_t width = tiles.largest();
   const int64_t channel_bytes = std::max<int64_t>(1, plan.taps() * width * kernels.vector_bytes);
   const Split channels(n.inputs,

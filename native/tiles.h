@@ -98,21 +98,24 @@ template <class A>
 using CorrelateTile = void (*)(const TileRow<A>&, const A*, A*);
 
 // Sizes of tiles, in columns. A row of any other size ends with a tile that overlaps the one before.
-constexpr int64_t kTileColumns[] = {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14};
-constexpr int64_t kTileSizes = 11;
+constexpr int64_t kTileColumns[] = {1, 2, 4, 6, 7, 8, 10, 14};
+constexpr int64_t kTileSizes = 8;
+
+// Float64 has only tiles that are a vector wide: fewer to compile, for numbers few compute with.
+template <class A>
+constexpr int64_t kWidestTile = sizeof(A) == 4 ? kMostVectors : 1;
 
 template <class A, int64_t M, int64_t T, int64_t V>
 constexpr CorrelateTile<A> correlate_entry() {
-  if constexpr (T <= most_columns(V)) return correlate_tile<A, M, T, V>;
+  if constexpr (T <= most_columns(V) && V <= kWidestTile<A>) return correlate_tile<A, M, T, V>;
   return nullptr;
 }
 template <class A, int64_t M, int64_t V>
 struct CorrelateTiles {
   static constexpr CorrelateTile<A> of_columns[kTileSizes] = {
-      correlate_entry<A, M, 1, V>(), correlate_entry<A, M, 2, V>(),  correlate_entry<A, M, 3, V>(),
-      correlate_entry<A, M, 4, V>(), correlate_entry<A, M, 5, V>(),  correlate_entry<A, M, 6, V>(),
-      correlate_entry<A, M, 7, V>(), correlate_entry<A, M, 8, V>(),  correlate_entry<A, M, 10, V>(),
-      correlate_entry<A, M, 12, V>(), correlate_entry<A, M, 14, V>()};
+      correlate_entry<A, M, 1, V>(), correlate_entry<A, M, 2, V>(),  correlate_entry<A, M, 4, V>(),
+      correlate_entry<A, M, 6, V>(), correlate_entry<A, M, 7, V>(),  correlate_entry<A, M, 8, V>(),
+      correlate_entry<A, M, 10, V>(), correlate_entry<A, M, 14, V>()};
 };
 
 // Some rows of outputs, whose products with sources are summed up.
@@ -149,22 +152,21 @@ void reduce_tile(const A* source, int64_t column, const A* y, const Rows& rows, 
 template <class A>
 using ReduceTile = void (*)(const A*, int64_t, const A*, const Rows&, A*);
 
+// Sizes of tiles, in numbers.
+constexpr int64_t kTileNumbers[] = {1, 2, 3, 4, 6, 8, 12, 16, 24};
+constexpr int64_t kNumberSizes = 9;
+
 template <class A, int64_t M, int64_t J, int64_t V>
 constexpr ReduceTile<A> reduce_entry() {
-  if constexpr (J * V <= kReduced) return reduce_tile<A, M, J, V>;
+  if constexpr (J * V <= kReduced && V <= kWidestTile<A>) return reduce_tile<A, M, J, V>;
   return nullptr;
 }
 template <class A, int64_t M, int64_t V>
 struct ReduceTiles {
-  static constexpr ReduceTile<A> of_numbers[24] = {
+  static constexpr ReduceTile<A> of_numbers[kNumberSizes] = {
       reduce_entry<A, M, 1, V>(),  reduce_entry<A, M, 2, V>(),  reduce_entry<A, M, 3, V>(),
-      reduce_entry<A, M, 4, V>(),  reduce_entry<A, M, 5, V>(),  reduce_entry<A, M, 6, V>(),
-      reduce_entry<A, M, 7, V>(),  reduce_entry<A, M, 8, V>(),  reduce_entry<A, M, 9, V>(),
-      reduce_entry<A, M, 10, V>(), reduce_entry<A, M, 11, V>(), reduce_entry<A, M, 12, V>(),
-      reduce_entry<A, M, 13, V>(), reduce_entry<A, M, 14, V>(), reduce_entry<A, M, 15, V>(),
-      reduce_entry<A, M, 16, V>(), reduce_entry<A, M, 17, V>(), reduce_entry<A, M, 18, V>(),
-      reduce_entry<A, M, 19, V>(), reduce_entry<A, M, 20, V>(), reduce_entry<A, M, 21, V>(),
-      reduce_entry<A, M, 22, V>(), reduce_entry<A, M, 23, V>(), reduce_entry<A, M, 24, V>()};
+      reduce_entry<A, M, 4, V>(),  reduce_entry<A, M, 6, V>(),  reduce_entry<A, M, 8, V>(),
+      reduce_entry<A, M, 12, V>(), reduce_entry<A, M, 16, V>(), reduce_entry<A, M, 24, V>()};
 };
 
 // The same for N runs of K taps of one channel, where single runs would wait for their sums.
@@ -221,12 +223,15 @@ constexpr Tiles<A> tiles_of() {
           {ReduceTiles<A, M, 1>::of_numbers, ReduceTiles<A, M, 2>::of_numbers,
            ReduceTiles<A, M, 3>::of_numbers, ReduceTiles<A, M, 4>::of_numbers}};
 }
-// By the logarithm of M.
+// Of M = 1, 2, 4 and all lanes. Float64 has the first and the last alone.
 template <class A>
 constexpr Tiles<A> kTiles[] = {
-    tiles_of<A, 1>(), tiles_of<A, least<int64_t>(2, kLanes<A>)>(),
-    tiles_of<A, least<int64_t>(4, kLanes<A>)>(), tiles_of<A, least<int64_t>(8, kLanes<A>)>(),
-    tiles_of<A, least<int64_t>(16, kLanes<A>)>()};
+    tiles_of<A, 1>(), tiles_of<A, sizeof(A) == 4 ? 2 : 1>(),
+    tiles_of<A, sizeof(A) == 4 ? 4 : 1>(), tiles_of<A, kLanes<A>>()};
+template <class A>
+INLINE const Tiles<A>& tiles_of_groups(int64_t merged) {
+  return kTiles<A>[merged == kLanes<A> ? 3 : logarithm(merged)];
+}
 template <class A>
 constexpr const ReduceRuns<A>* kReduceRuns[kLongestRun] = {
     ReduceRunsOf<A, 1>::of_runs, ReduceRunsOf<A, 2>::of_runs, ReduceRunsOf<A, 3>::of_runs,

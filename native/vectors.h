@@ -54,6 +54,8 @@ constexpr T greatest(T a, T b) {
 // Any a, and b > 0.
 constexpr int64_t divide_up(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 
+INLINE int logarithm(int64_t power_of_two) { return __builtin_ctzll(uint64_t(power_of_two)); }
+
 template <class T, int64_t N>
 INLINE typename VectorOf<T, N>::type load_plain(const void* p) {
   return *static_cast<const typename VectorOf<T, N>::unaligned*>(p);
