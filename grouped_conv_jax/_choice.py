@@ -10,7 +10,7 @@ import jax
 
 from grouped_conv_jax import _checks
 from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import blocks, lax, pointwise, taps
+from grouped_conv_jax._implementations import blocks, lax, native, pointwise, taps
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -21,7 +21,12 @@ _FEW_ON_GPU, _TAPS_ON_GPU = 4, 49
 # Channels, and filters, of the narrowest matrix product that one group is computed by.
 _FEWEST_OF_PRODUCTS = 8
 
-_MODULES: dict[str, ModuleType] = {"lax": lax, "taps": taps, "blocks": blocks}
+_MODULES: dict[str, ModuleType] = {
+    "native": native,
+    "lax": lax,
+    "taps": taps,
+    "blocks": blocks,
+}
 
 
 class Choice(NamedTuple):
@@ -68,6 +73,7 @@ def choose(
     filters: int,
     platform: str,
     implementation: str | None = None,
+    exported: bool = False,
 ) -> Choice:
     """Chooses for a platform; an implementation given by name, if it can do it.
 
@@ -80,13 +86,30 @@ def choose(
         filters: per group.
         platform: ``"cpu"``, ``"cuda"``, ``"rocm"`` or ``"tpu"``.
         implementation: the name of one, or ``None``.
+        exported: whether the program is to run elsewhere, where these kernels may not be.
+
+    Raises:
+        NotImplementedError: ``"native"`` was asked for where there are no such kernels.
     """
+    is_native = platform == "cpu" and not exported
+    if implementation == "native" and not is_native:
+        place = "an exported program" if exported else f"a program for {platform!r}"
+        raise NotImplementedError(
+            f"implementation='native' cannot: its kernels are compiled for this machine's CPU, and "
+            f"{place} cannot call them"
+        )
     if implementation is not None:
         why_not = _MODULES[implementation].unsupported(role, convolution, channels, filters)
         if not why_not:
             return Choice(implementation, "asked for by name")
-        instead, reason = choose(role, convolution, channels, filters, platform)
+        instead, reason = choose(role, convolution, channels, filters, platform, exported=exported)
         return Choice(instead, f"{implementation!r} was asked for, but {why_not}; {reason}")
+    missing = ""
+    if is_native:
+        why_not = native.unsupported(role, convolution, channels, filters)
+        if not why_not:
+            return Choice("native", "compiled for this machine's CPU")
+        missing = f" ({why_not})"
     if convolution.groups == 1:
         if platform == "cpu" and _is_better_as_product(role, convolution, channels, filters):
             return Choice("blocks", "a matrix product, which XLA:CPU does not see in a 1x1 filter")
@@ -94,9 +117,11 @@ def choose(
     can = taps.unsupported(role, convolution, channels, filters) is None
     if platform == "cpu":
         if can and _too_few_for_matrices(role, convolution, channels, filters):
-            return Choice("taps", f"{channels} * {filters} weights a tap: too few for matrices")
+            return Choice(
+                "taps", f"{channels} * {filters} weights a tap: too few for matrices{missing}"
+            )
         return Choice(
-            "blocks", f"{channels} * {filters} weights a tap: enough for vectors or matrices"
+            "blocks", f"{channels} * {filters} weights a tap: enough for matrices{missing}"
         )
     # Not measured yet: what XLA's sources and users' reports support, no more.
     few = channels * filters <= _FEW_ON_GPU

@@ -1,4 +1,4 @@
-"""Computes one role of a grouped convolution in plain JAX."""
+"""Computes one role of a grouped convolution."""
 
 from typing import Any
 
@@ -18,6 +18,7 @@ def compute(
     dtype: Any,
     platform: str,
     implementation: str | None = None,
+    exported: bool = False,
 ) -> jax.Array:
     """Runs the implementation chosen for ``platform``.
 
@@ -29,12 +30,13 @@ def compute(
         dtype: of the result.
         platform: as :func:`grouped_conv_jax._choice.choose` takes it.
         implementation: the name of one, or ``None``.
+        exported: whether the program is to run elsewhere.
     """
     result = convolution.shape(role, lhs.shape, rhs.shape)
     if 0 in (*lhs.shape, *rhs.shape, *result):
         return jnp.zeros(result, dtype)
     widths = convolution.widths(role, lhs.shape, rhs.shape)
-    choice = _choice.choose(role, convolution, *widths, platform, implementation)
+    choice = _choice.choose(role, convolution, *widths, platform, implementation, exported)
     preferred = convolution.preferred_element_type
     if role != Role.FORWARD and preferred is not None:
         # A gradient's sums are as wide as is asked for, too.

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from grouped_conv_jax import _choice, _execution, _jax_internals, _marks, _partitioner
+from grouped_conv_jax import (
+    _choice,
+    _execution,
+    _jax_internals,
+    _marks,
+    _native_library,
+    _partitioner,
+)
 from grouped_conv_jax._choice import Choice
 from grouped_conv_jax._matching import Match, match
 
@@ -29,7 +36,12 @@ class Decision(NamedTuple):
 
 
 def decide(
-    mark: str | None, lhs: Any, rhs: Any, parameters: Mapping[str, Any], platform: str
+    mark: str | None,
+    lhs: Any,
+    rhs: Any,
+    parameters: Mapping[str, Any],
+    platform: str,
+    exported: bool = False,
 ) -> Decision:
     """Decides about an equation on one device.
 
@@ -39,6 +51,7 @@ def decide(
         rhs: likewise.
         parameters: of the equation.
         platform: where it is to run.
+        exported: whether that is another machine.
     """
     if mark is None:
         return Decision(None, Choice("lax", "it is outside of accelerate"))
@@ -48,7 +61,13 @@ def decide(
     if isinstance(found, str):
         return Decision(None, Choice("lax", found))
     choice = _choice.choose(
-        found.role, found.convolution, found.channels, found.filters, platform, _name(mark)
+        found.role,
+        found.convolution,
+        found.channels,
+        found.filters,
+        platform,
+        _name(mark),
+        exported,
     )
     return Decision(found, choice)
 
@@ -71,12 +90,15 @@ def _lower(original: Callable[..., Any], ctx: Any, *operands: Any, **parameters:
     (platform,) = platforms
     name = _name(mark)
     lhs, rhs = ctx.avals_in
-    found, choice = decide(mark, lhs, rhs, parameters, platform)
+    exported = _jax_internals.is_for_export(ctx)
+    found, choice = decide(mark, lhs, rhs, parameters, platform, exported)
     if found is None:
         return original(ctx, *operands, **parameters)
+    if platform == "cpu" and not exported:
+        _native_library.warn_if_unavailable()
     convolution, devices = found.convolution, _jax_internals.devices_to_partition_over(ctx)
     # A program that leaves this process cannot call back into it when it is partitioned.
-    sharded = devices > 1 and not _jax_internals.is_for_export(ctx)
+    sharded = devices > 1 and not exported
     # XLA partitions a dense convolution itself, and better than what would replace it. For TPUs
     # its compilers know no custom partitioning.
     planned = sharded and convolution.groups > 1 and platform != "tpu"
@@ -90,6 +112,7 @@ def _lower(original: Callable[..., Any], ctx: Any, *operands: Any, **parameters:
         dtype=ctx.avals_out[0].dtype,
         platform=platform,
         implementation=name,
+        exported=exported,
     )
     if planned:
         ctx = _jax_internals.with_any_devices(ctx)

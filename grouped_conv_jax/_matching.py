@@ -29,6 +29,7 @@ import jax.numpy as jnp
 
 from grouped_conv_jax._convolution import Convolution, Role, is_known, static_precision
 
+_DTYPES = (jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16)
 Sizes: TypeAlias = tuple[int, ...]
 
 # Of fewer channels times filters, sums over the taps of a forward pass take a fifth to half of the
@@ -101,7 +102,7 @@ def _unsupported(lhs: Any, rhs: Any, parameters: Mapping[str, Any]) -> str | Non
         return "it has no spatial axis"
     if jnp.issubdtype(lhs.dtype, jnp.complexfloating):
         return "JAX makes real convolutions of complex ones, which are looked at in turn"
-    if lhs.dtype != rhs.dtype or not jnp.issubdtype(lhs.dtype, jnp.floating):
+    if lhs.dtype != rhs.dtype or lhs.dtype not in _DTYPES:
         return f"its operands are {lhs.dtype} and {rhs.dtype}, not floating-point numbers of a kind"
     if 0 in (*lhs.shape, *rhs.shape):
         return "one of its operands is empty"

@@ -47,8 +47,8 @@ def status() -> str | None:
     return loaded if isinstance(loaded, str) else None
 
 
-def available() -> bool:
-    """Whether the library can be used. Warns if not, once, so ask only where it would be used.
+def warn_if_unavailable() -> None:
+    """Warns that the library cannot be used, and why, the first time.
 
     Raises:
         ValueError: as :func:`status`.
@@ -63,7 +63,6 @@ def available() -> bool:
             RuntimeWarning,
             stacklevel=2,
         )
-    return reason is None
 
 
 def register_native_targets() -> None:

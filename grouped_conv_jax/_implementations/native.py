@@ -1,15 +1,13 @@
 """Kernels for CPUs, compiled: custom calls of the native library."""
 
-import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from grouped_conv_jax import _native_library
 from grouped_conv_jax._convolution import Convolution, Role
-
-_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
@@ -23,21 +21,28 @@ def unsupported(role: Role, convolution: Convolution, channels: int, filters: in
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``."""
-    return _call(Role.FORWARD, x, filters, convolution)
+    preferred = jnp.dtype(convolution.preferred_element_type or x.dtype)
+    if preferred.itemsize > max(x.dtype.itemsize, 4):
+        x, filters = x.astype(preferred), filters.astype(preferred)
+    # Sums over 16-bit numbers are of float32 anyway, and can be had so.
+    wider = x.dtype.itemsize < 4 and preferred == jnp.float32
+    return _call(Role.FORWARD, x, filters, convolution, preferred if wider else x.dtype)
 
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """``x`` ``(B, *image, G*C)``."""
-    return _call(Role.INPUT_GRADIENT, filters, y, convolution)
+    return _call(Role.INPUT_GRADIENT, filters, y, convolution, y.dtype)
 
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """Filters ``(*filter, C, G*F)``."""
-    return _call(Role.FILTER_GRADIENT, x, y, convolution)
+    return _call(Role.FILTER_GRADIENT, x, y, convolution, x.dtype)
 
 
-def _call(role: Role, lhs: jax.Array, rhs: jax.Array, convolution: Convolution) -> jax.Array:
-    result = jax.ShapeDtypeStruct(convolution.shape(role, lhs.shape, rhs.shape), lhs.dtype)
+def _call(
+    role: Role, lhs: jax.Array, rhs: jax.Array, convolution: Convolution, dtype: Any
+) -> jax.Array:
+    result = jax.ShapeDtypeStruct(convolution.shape(role, lhs.shape, rhs.shape), dtype)
     call = jax.ffi.ffi_call(_native_library.target(role), result)
     return call(
         lhs,
