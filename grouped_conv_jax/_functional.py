@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from grouped_conv_jax import _checks, _choice, _marks, _sharding
+from grouped_conv_jax import _checks, _choice, _lowering, _marks, _sharding
 from grouped_conv_jax._choice import check_implementation
 from grouped_conv_jax._convolution import Convolution, Role, is_known
 from grouped_conv_jax._implementations import lax
 from grouped_conv_jax._layout import Layout
 from grouped_conv_jax._padding import Padding, Sides
+
+# Every module that marks convolutions imports this one, so that no mark is without its rule.
+_lowering.install()
 
 
 def grouped_conv2d(

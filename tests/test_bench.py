@@ -22,7 +22,7 @@ from grouped_conv_jax.benchmarks.suites import Case
 from grouped_conv_jax.benchmarks.timing import Ready
 
 ROOFLINE = {"copy": [[1000, 1e9], [100_000, 3e9]], "flops": 1e9}
-QUICK = Settings(repeats=1, budget=0.001)
+QUICK = Settings(rounds=1, seconds=0.001)
 CASE = Case(1, (6, 6), 4, 4, (3, 3), 2, (1, 1), (1, 1), ((1, 1), (1, 1)))
 
 
@@ -55,6 +55,8 @@ def test_harness_records_every_contender_in_every_role():
             operations = 2 * 36 * 4 * 9 * 2
             rate = operations / record["milliseconds"] / 1e6
             assert math.isclose(record["gflops"], rate, rel_tol=2e-3)
+            # The peak is 1 GFLOP/s.
+            assert math.isclose(record["peak_share"], rate, rel_tol=2e-3)
         roles.append(records[0]["role"])
     assert roles == ["forward", "input_gradient", "filter_gradient"]
 
@@ -133,23 +135,84 @@ def test_random_operands_are_random_and_the_same_every_time():
         assert np.unique(one).size == one.size
 
 
-def test_turns_are_interleaved_and_within_the_budget():
-    order = []
+class Clock:
+    """Time that passes only in calls, and what the system counts meanwhile."""
 
-    def ready(name, seconds):
-        contender = Contender(name, "", lambda: order.append(name), lambda _: None, False, {})
-        return Ready({}, contender, seconds)
+    def __init__(self, monkeypatch):
+        self.now, self.faults, self.order = 0.0, 0, []
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(timing.time, "sleep", lambda s: self.order.append(f"pause {s}"))
+        monkeypatch.setattr(timing, "_usage", lambda: (self.faults, self.now / 4))
 
-    # Seconds as estimated, so that each turn is one call.
-    contestants = [ready("fast", 10.0), ready("slow", 40.0), ready("slowest", 1000.0)]
-    timing.take_turns(contestants, repeats=8, budget=160.0)
-    assert [order.count(name) for name in ("fast", "slow", "slowest")] == [8, 4, 2]
-    assert order[:3] == ["fast", "slow", "slowest"]
-    assert "".join(name[:1] if name == "fast" else "s" for name in order) == "fssffsffssffsf"
-    for one in contestants:
-        times = one.record["turns"]
-        assert len(times) == order.count(one.contender.name)
-        assert one.record["milliseconds"] == pytest.approx(np.median(times), rel=2e-3)
+    def ready(self, name, seconds, queued=False):
+        """A contender whose calls take the given times, the last one again and again."""
+        times = itertools.chain(seconds, itertools.repeat(seconds[-1]))
+
+        def run():
+            self.order.append(name)
+            self.now += next(times)
+            self.faults += 3
+
+        def wait(_):
+            self.order.append("wait")
+
+        return Ready({}, Contender(name, "", run, wait, queued, {}), seconds[-1])
+
+    def calls(self):
+        return [word for word in self.order if word != "wait"]
+
+
+def test_contenders_alternate_in_blocks_of_calls_after_a_pause_and_a_warm_up(monkeypatch):
+    clock = Clock(monkeypatch)
+    contestants = [clock.ready("fast", [0.125]), clock.ready("slow", [0.25])]
+    timing.take_blocks(contestants, rounds=3, seconds=0.5)
+    fast, slow = ["pause 0.02", *["fast"] * (2 + 4)], ["pause 0.02", *["slow"] * (2 + 2)]
+    assert clock.calls() == (fast + slow) * 3
+
+
+def test_long_calls_are_not_warmed_up_and_alone_in_their_block(monkeypatch):
+    clock = Clock(monkeypatch)
+    timing.take_blocks([clock.ready("long", [4.0])], rounds=2, seconds=0.5)
+    assert clock.calls() == ["pause 0.02", "long"] * 2
+
+
+def test_lower_quartile_of_all_calls_counts(monkeypatch):
+    clock = Clock(monkeypatch)
+    # Each block begins with two calls that are not timed.
+    times = [9.0, 9.0, 1.0, 3.0, 4.0, 9.0, 9.0, 2.0, 2.0, 4.0]
+    one = clock.ready("one", times)._replace(seconds=0.5)
+    timing.take_blocks([one], rounds=2, seconds=8.0)
+    assert one.record["milliseconds"] == 1e3 * np.quantile([1, 3, 4, 2, 2, 4], 0.25)
+    assert one.record["blocks"] == [2000.0, 2000.0]
+
+
+def test_page_faults_and_system_time_are_those_of_a_timed_call(monkeypatch):
+    clock = Clock(monkeypatch)
+    one = clock.ready("one", [0.25])
+    timing.take_blocks([one], rounds=2, seconds=1.0)
+    assert one.record["page_faults"] == 3
+    assert one.record["system_milliseconds"] == 1e3 * 0.25 / 4
+
+
+def test_page_faults_are_those_that_the_system_counts():
+    def run():
+        np.ones(64 * 2**20, np.uint8)
+
+    ready = Ready({}, Contender("", "", run, lambda _: None, False, {}), 0.01)
+    timing.take_blocks([ready], rounds=1, seconds=0.05)
+    pytest.importorskip("resource", reason="Windows does not count page faults")
+    # 64 MB are 16384 small pages, or 32 huge ones.
+    assert 16 <= ready.record["page_faults"] <= 20_000
+    assert ready.record["system_milliseconds"] >= 0
+
+
+def test_figures_that_the_system_does_not_give_are_missing(monkeypatch):
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(timing, "_usage", lambda: None)
+    one = clock.ready("one", [0.25])
+    timing.take_blocks([one], rounds=1, seconds=0.25)
+    assert one.record["milliseconds"] == 250
+    assert (one.record["page_faults"], one.record["system_milliseconds"]) == (None, None)
 
 
 def test_contenders_are_called_twice_before_they_are_timed_unless_they_take_very_long(monkeypatch):
@@ -163,17 +226,14 @@ def test_contenders_are_called_twice_before_they_are_timed_unless_they_take_very
         assert estimate == pytest.approx(seconds / calls)
 
 
-def test_calls_of_a_turn_are_queued_where_the_device_orders_them():
-    waits = []
-
-    def run(queued):
-        waits.clear()
-        contender = Contender("", "", lambda: 0, waits.append, queued, {})
-        timing.take_turns([Ready({}, contender, 6.0 if queued else 0.004)], 1, 1.0)
-        return len(waits)
-
-    assert run(queued=True) == 1
-    assert run(queued=False) > 5
+def test_calls_are_queued_where_the_device_orders_them(monkeypatch):
+    clock = Clock(monkeypatch)
+    one = clock.ready("one", [0.0078125], queued=True)
+    timing.take_blocks([one], rounds=1, seconds=0.03)
+    warm_up = ["one", "wait"] * 2
+    assert clock.order == ["pause 0.02", *warm_up, *["one", "one", "wait"] * 2]
+    assert one.record["milliseconds"] == 7.812
+    assert one.record["page_faults"] == 3
 
 
 def test_roofline_is_the_slower_of_copying_and_multiplying():
@@ -202,6 +262,7 @@ def test_machine_and_versions_are_described():
     assert description["platform"] == jax.default_backend()
     assert description["cores"] >= 1
     assert description["device"]
+    assert description["pages"] in ("huge", "small", None)
     assert machine.versions()["jax"] == jax.__version__
 
 

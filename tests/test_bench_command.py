@@ -4,16 +4,19 @@ import argparse
 import builtins
 import importlib
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
+from grouped_conv_jax import _allocator
 from grouped_conv_jax.benchmarks import contenders, machine, results
 from grouped_conv_jax.benchmarks.suites import SUITES
-from grouped_conv_jax.commands import bench
+from grouped_conv_jax.commands import _other_process, bench
 from grouped_conv_jax.commands._errors import CommandError
 
-SHAPE = ["--shape", "1,6,6,4", "--groups", "2", "--repeats", "1", "--budget", "0.001"]
+SHAPE = ["--shape", "1,6,6,4", "--groups", "2", "--rounds", "1", "--seconds", "0.001"]
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +48,77 @@ def test_shape_from_flags_is_measured_shown_and_kept(tmp_path, capsys):
     assert shown.err.startswith("[1/1] ")
     kept = results.from_json(path.read_text())
     assert [record["contender"] for record in kept["measurements"]] == ["ours", "lax"]
-    assert kept["settings"]["repeats"] == 1
+    assert kept["settings"]["rounds"] == 1
     assert kept["settings"]["roles"] == ["forward"]
     assert kept["machine"]["cores"] >= 1
     assert "jax" in kept["versions"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are kept on cores")
+
+
+@needs_linux
+def test_one_thread_is_measured_in_a_process_that_has_one_core(tmp_path, capfd):
+    before, path = os.sched_getaffinity(0), tmp_path / "run.json"
+    options = ["--filter-size", "3,2", "--role", "forward", "--one-thread", "--json", path]
+    assert run(*SHAPE, *options) == 0
+    assert os.sched_getaffinity(0) == before
+    ours, lax = results.from_json(path.read_text())["measurements"]
+    assert ours["one_thread_milliseconds"] > 0
+    assert "one_thread_milliseconds" not in lax
+    shown = capfd.readouterr()
+    assert "x 1 thread" in shown.out
+    assert "once more on one core" in shown.err
+    # The other process measures this package alone, in the same way.
+    assert "[1/1] 1x6x6x4->4 k3x2 g2, forward: ours" in shown.err.partition("once more")[2]
+
+
+@needs_linux
+def test_other_process_gets_the_core_the_environment_and_the_options(monkeypatch):
+    asked = []
+
+    def start(command, env, **_):
+        asked.append((command[4:-3], env.get("GLIBC_TUNABLES"), len(os.sched_getaffinity(0))))
+        records = {"measurements": [], "networks": [{"network": "n", "pages": "small"}]}
+        document = dict.fromkeys(results._KEYS) | records
+        Path(command[-1]).write_text(results.to_json(document))
+
+    monkeypatch.setattr(_other_process.subprocess, "run", start)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    monkeypatch.setattr(_allocator, "page_setting", lambda: "madvise")
+    monkeypatch.setattr(_allocator, "libc", lambda: "glibc 2.36")
+    document = {"measurements": [], "networks": [], "machine": {"pages": "huge"}}
+    _other_process.add_one_thread(document, ["--suite", "alexnet"])
+    _other_process.add_small_pages(document, ["--network", "n"])
+    assert asked[0] == (["--suite", "alexnet", "--against"], "glibc.malloc.hugetlb=1", 1)
+    assert asked[1] == (["--network", "n"], None, len(os.sched_getaffinity(0)))
+    assert document["networks"] == [{"network": "n", "pages": "small"}]
+    # With small pages already there is nothing more to measure.
+    document["machine"]["pages"] = "small"
+    _other_process.add_small_pages(document, ["--network", "n"])
+    assert len(asked) == 2
+
+
+def test_other_process_that_measures_nothing_is_a_failure(monkeypatch):
+    monkeypatch.setattr(_other_process.subprocess, "run", lambda *_, **__: None)
+    with pytest.raises(CommandError, match="measuring on one core failed") as caught:
+        run(*SHAPE, "--role", "forward", "--one-thread")
+    assert caught.value.exit_status == 1
+
+
+def test_options_are_repeated_as_they_were_given():
+    words = [
+        *("--suite", "alexnet", "regnet-y", "--network", "resnext-50", "--against", "torch"),
+        *("--role", "forward", "--batch", "2", "--rounds", "4", "--seconds", "0.5"),
+    ]
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    bench.add_arguments(parser)
+    given = vars(parser.parse_args([*words, "--one-thread", "--json", "x"]))
+    repeated = bench._repeated(given, but=("role",))
+    assert vars(parser.parse_args(repeated)) == {
+        name: value for name, value in given.items() if name not in ("one_thread", "json", "role")
+    }
 
 
 def test_suites_are_measured_once_each(tmp_path, monkeypatch):
@@ -57,7 +126,7 @@ def test_suites_are_measured_once_each(tmp_path, monkeypatch):
     monkeypatch.setitem(SUITES, "alexnet", (case,))
     monkeypatch.setitem(SUITES, "reported", (case,))
     path = tmp_path / "run.json"
-    quick = ["--batch", 1, "--repeats", 1, "--role", "forward", "--against", "--json", path]
+    quick = ["--batch", 1, "--rounds", 1, "--role", "forward", "--against", "--json", path]
     assert run("--suite", "alexnet", "reported", *quick) == 0
     (record,) = results.from_json(path.read_text())["measurements"]
     assert record["suites"] == ["alexnet", "reported"]
@@ -113,7 +182,11 @@ def test_options_offer_what_there_is():
         (["--suite", "alexnet", "--shape", "1,6,6,4"], "--suite and --shape exclude each other"),
         (["--suite", "alexnet", "--groups", "2"], "--groups is for --shape"),
         (["--network", "resnext-50", "--role", "forward"], "--role is for --suite and --shape"),
-        (["--from-json", "x", "--repeats", "2"], "--repeats is for --suite, --shape and --network"),
+        (["--from-json", "x", "--rounds", "2"], "--rounds is for --suite, --shape and --network"),
+        (
+            ["--from-json", "x", "--one-thread"],
+            "--one-thread is for --suite, --shape and --network",
+        ),
         (["--from-json", "x", "--json", "y"], "--json is for measurements"),
         (["--shape", "1,6,6,4", "--batch", "2"], "--batch is for --suite and --network"),
         (["--shape", "6,6,4"], "--shape must be B,H,W,C, got 6,6,4"),
@@ -158,8 +231,8 @@ def test_unknown_implementation_is_refused():
         (["--suite", "vgg"], "invalid choice: 'vgg'"),
         (["--shape", "1,6,x,4"], "must be positive integers, separated by commas, got '1,6,x,4'"),
         (["--shape", "1,6,0,4"], "must be positive integers, separated by commas, got '1,6,0,4'"),
-        (["--repeats", "0"], "must be a positive integer, got '0'"),
-        (["--budget", "nan"], "must be a positive finite number, got 'nan'"),
+        (["--rounds", "0"], "must be a positive integer, got '0'"),
+        (["--seconds", "nan"], "must be a positive finite number, got 'nan'"),
         (["--against", "keras"], "invalid choice: 'keras'"),
         (["--dtype", "int8"], "invalid choice: 'int8'"),
     ],

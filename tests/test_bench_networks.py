@@ -18,7 +18,7 @@ from grouped_conv_jax.benchmarks.harness import Settings
 from grouped_conv_jax.benchmarks.networks import Block, Layer, Network
 from grouped_conv_jax.benchmarks.pytorch import Torch
 
-QUICK = Settings(repeats=1, budget=0.001)
+QUICK = Settings(rounds=1, seconds=0.001)
 TINY = Network(
     Layer(3, 4, 3, 2, activation="relu6"),
     True,

@@ -15,6 +15,7 @@ def document(own=(1.0, 2.0), lax=(10.0, 80.0), torch=(0.5, 3.0), **settings):
     for name, ours, other, third in zip("ab", own, lax, torch, strict=True):
         common = {"case": name, "suites": ["alexnet"], "role": "forward", "dtype": "float32"}
         rates = {"gflops": 1.0, "gigabytes_per_second": 2.0, "roofline_share": 0.5}
+        rates |= {"peak_share": 0.25, "page_faults": 700.0, "system_milliseconds": 0.125}
         for contender, variant, time in (
             ("ours", "taps", ours),
             ("lax", "lax", other),
@@ -125,6 +126,16 @@ def test_markdown_states_how_memory_was_allocated():
         report.to_markdown([tuned, document()])
 
 
+def test_allocator_and_pages_are_stated():
+    huge, small = document(), document()
+    for run, pages in ((huge, "huge"), (small, "small")):
+        run["machine"] |= {"allocator": "glibc 2.36", "pages": pages, "cores": 1}
+        first, *_ = report.to_markdown([run]).splitlines()
+        assert first.startswith(f"One run on a CPU, 1 core, glibc 2.36, {pages} pages; float32;")
+    with pytest.raises(results.UnreadableError, match="the runs differ in pages: huge and small"):
+        report.to_markdown([huge, small])
+
+
 def test_markdown_states_each_of_several_runs():
     text = report.to_markdown([document(own=(1.0, 2.0)), document(own=(4.0, 8.0))])
     assert text.startswith("Medians of 2 separate runs on a CPU")
@@ -133,12 +144,35 @@ def test_markdown_states_each_of_several_runs():
 
 
 def test_table_on_the_terminal_holds_every_measurement():
-    lines = report.to_text(document()).splitlines()
+    conditions, _, *lines = report.to_text(document()).splitlines()
+    assert conditions == "One run on a CPU, 2 cores; float32; JAX 1.2.3, PyTorch 4.5.6."
     assert lines[0].split("  ")[0] == "convolution"
     times, ratios = ["1.00", "10.0", "0.500"], ["10.0\u00d7", "0.50\u00d7"]
-    rates = ["1.00", "2.00", "50%", "taps"]
+    rates = ["1.00", "25%", "2.00", "50%", "700", "0.125", "taps"]
     assert lines[1].split() == ["a", "forward", *times, *ratios, *rates]
     assert lines[2].split()[:4] == ["b", "forward", "2.00", "80.0"]
+
+
+def test_table_shows_one_thread_against_all_where_it_was_measured():
+    measured = document()
+    measured["measurements"][0]["one_thread_milliseconds"] = 1.9
+    _, _, header, first, second, *_ = report.to_text(measured).splitlines()
+    assert "1 thread ms  x 1 thread  GFLOP/s" in header
+    assert first.split()[7:9] == ["1.90", "1.90\u00d7"]
+    assert second.split()[7:9] == ["-", "-"]
+
+
+def test_networks_are_shown_with_both_kinds_of_pages():
+    measured = document()
+    huge = [record | {"pages": "huge", "page_faults": 7.0} for record in measured["networks"]]
+    small = [r | {"pages": "small", "milliseconds": 3 * r["milliseconds"]} for r in huge[:2]]
+    measured["networks"] = huge + small
+    text = report.to_text(measured)
+    rows = [line.split() for line in text.splitlines() if line.startswith("resnext-50")]
+    assert rows[0][:6] == ["resnext-50", "nnx", "huge", "2.00", "9.00", "1.00"]
+    assert rows[0][6:] == ["4.50\u00d7", "0.50\u00d7", "7.00", "-", "7.00", "-", "7.00", "-"]
+    assert rows[1][:6] == ["resnext-50", "nnx", "small", "6.00", "27.0", "-"]
+    assert "training step, ResNeXt-50 in NNX, small pages" in text
 
 
 def test_plot_is_a_png():

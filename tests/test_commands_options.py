@@ -19,8 +19,8 @@ def test_help_names_every_option_and_succeeds(capsys, command):
     text = capsys.readouterr().out
     expected = {
         "train": "--data --image-size --api --solver --learning-rate --l2 --momentum --epochs "
-        "--batch-size --seed --schedule --patience --resume --out model.stablehlo",
-        "predict": "--model --json IMAGE",
+        "--batch-size --seed --schedule --patience --resume --out --no-huge-pages model.stablehlo",
+        "predict": "--model --json --no-huge-pages IMAGE",
         "": "train predict --version",
     }
     for word in expected["".join(command)].split():

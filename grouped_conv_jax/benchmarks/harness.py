@@ -1,4 +1,4 @@
-"""Measures cases: every contender is checked against float64, then all of them take turns."""
+"""Measures cases: every contender is checked against float64, then they alternate in blocks."""
 
 import dataclasses
 import functools
@@ -27,16 +27,16 @@ class Settings:
         roles: what to measure of each case.
         dtype: of the operands.
         implementation: of this package, or ``None`` for its own choice.
-        repeats: how many turns each contender takes.
-        budget: seconds after which a contender takes no more turns, two apart.
+        rounds: how many blocks of back-to-back calls each contender has.
+        seconds: how long a block takes.
     """
 
     against: tuple[str, ...] = ("lax",)
     roles: tuple[Role, ...] = (Role.FORWARD, Role.INPUT_GRADIENT, Role.FILTER_GRADIENT)
     dtype: str = "float32"
     implementation: str | None = None
-    repeats: int = 15
-    budget: float = 1.0
+    rounds: int = 3
+    seconds: float = 0.3
 
 
 class Task(NamedTuple):
@@ -96,7 +96,7 @@ class Harness:
                 ready.append(Ready(record, contender, seconds))
             else:
                 record["failure"] = f"wrong: error {error:.1e}, at most {limit:.1e} is allowed"
-        timing.take_turns(ready, self._settings.repeats, self._settings.budget)
+        timing.take_blocks(ready, self._settings.rounds, self._settings.seconds)
         common = {
             "case": str(case),
             "suites": task.suites,
@@ -134,7 +134,7 @@ class Harness:
         return 8 * (products + sums)
 
     def _rates(self, case: Case, record: dict[str, Any]) -> dict[str, float]:
-        """What a time means: operations and bytes a second, and how near to the roofline."""
+        """What a time means: operations and bytes a second, and shares of the machine's best."""
         if "milliseconds" not in record:
             return {}
         seconds = record["milliseconds"] / 1e3
@@ -143,6 +143,7 @@ class Harness:
         return {
             "gflops": timing.rounded(case.operations / seconds / 1e9),
             "gigabytes_per_second": timing.rounded(size / seconds / 1e9),
+            "peak_share": timing.rounded(case.operations / seconds / self._roofline["flops"]),
             "roofline_share": timing.rounded(least / seconds),
         }
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from grouped_conv_jax import _allocator
+
 _PACKAGES = ("grouped_conv_jax", "jax", "jaxlib", "flax", "numpy", "torch")
 _MEBIBYTE = 2**20
 # From what stays in the caches to what comes from memory.
@@ -48,8 +50,8 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "load_at_start": load,
         # How the memory comes from the system can double or halve a time.
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
-    }
+        "glibc_tunables": os.environ.get(_allocator.VARIABLE),
+    } | _allocator.describe(_allocator.libc(), _allocator.page_setting(), os.environ)
 
 
 def versions() -> dict[str, str]:
@@ -84,7 +86,7 @@ def measure_roofline(dtype: str) -> dict[str, Any]:
 
     Returns:
         ``copy``: pairs (bytes read and written, bytes a second); ``flops``: operations a second of
-        a matrix product, in ``dtype`` or in float32, whichever is faster.
+        a matrix product, the fastest of JAX's in ``dtype`` and in float32 and, on CPU, NumPy's.
     """
     on_cpu = jax.default_backend() == "cpu"
     copies = []
@@ -93,16 +95,17 @@ def measure_roofline(dtype: str) -> dict[str, Any]:
         copies.append([size, size / _fastest(jax.jit(jnp.negative, donate_argnums=0), array)])
     size = _MATRIX_SIZE if on_cpu else _LARGE_MATRIX_SIZE
     product = jax.jit(lambda matrix: matrix @ matrix)
-    rates = []
-    for name in {"float32", dtype}:
-        # Of the size that keeps the product of products from growing.
-        scale = math.sqrt(3 / size)
-        values = np.random.default_rng(0).uniform(-scale, scale, (size, size))
-        rates.append(2 * size**3 / _fastest(product, jnp.asarray(values, jnp.dtype(name))))
-    return {"copy": copies, "flops": max(rates)}
+    # Of the size that keeps the product of products from growing.
+    scale = math.sqrt(3 / size)
+    values = np.random.default_rng(0).uniform(-scale, scale, (size, size)).astype(np.float32)
+    times = [_fastest(product, jnp.asarray(values, jnp.dtype(n))) for n in {"float32", dtype}]
+    if on_cpu:
+        # XLA's products stay behind those of a BLAS.
+        times.append(_fastest(lambda _: values @ values, values))
+    return {"copy": copies, "flops": 2 * size**3 / min(times)}
 
 
-def _fastest(function: Callable[[jax.Array], jax.Array], array: jax.Array) -> float:
+def _fastest(function: Callable[[Any], Any], array: Any) -> float:
     """The shortest time of a function that is applied again and again to its result."""
     array = jax.block_until_ready(function(array))
     times: list[float] = []

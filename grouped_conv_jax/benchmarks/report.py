@@ -17,8 +17,8 @@ Table = list[list[str]]
 
 
 def to_text(document: dict[str, Any]) -> str:
-    """Every measurement, then the summary, then what failed."""
-    parts = []
+    """The conditions, every measurement, then the summary, then what failed."""
+    parts = [_conditions(document, 1)]
     if document["measurements"]:
         parts.append(_align(_case_table(document)))
     if document["networks"]:
@@ -54,7 +54,11 @@ def _conditions(document: dict[str, Any], runs: int) -> str:
     machine, versions = document["machine"], document["versions"]
     where = machine["device"]
     if machine["platform"] == "cpu":
-        where += f", {machine['cores']} cores"
+        where += f", {machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
+    if machine.get("allocator"):
+        where += f", {machine['allocator']}"
+    if machine.get("pages"):
+        where += f", {machine['pages']} pages"
     if machine.get("glibc_tunables"):
         where += f", GLIBC_TUNABLES={machine['glibc_tunables']}"
     software = [f"JAX {versions['jax']}"]
@@ -76,7 +80,9 @@ def _summary_table(document: dict[str, Any], runs: Sequence[dict[str, Any]]) -> 
         table.append(["worst single case", *(_worst(rows, rival) for rival in rivals)])
     for row in results.network_rows(document):
         name = f"training step, {_NETWORK_NAMES[row.name]} in {_API_NAMES[row.role]}"
-        which = row.name, row.role
+        if row.pages:
+            name += f", {row.pages} pages"
+        which = row.name, row.role, row.pages
         table.append([name, *(_over_runs(document, runs, _step, which, r) for r in rivals)])
     return table
 
@@ -93,9 +99,9 @@ def _over_runs(
     return f"{together} ({each})" if runs else together
 
 
-def _step(document: dict[str, Any], which: tuple[str, str], rival: str) -> float | None:
-    """How many times faster a training step is: of a network, in one variant."""
-    rows = {(row.name, row.role): row for row in results.network_rows(document)}
+def _step(document: dict[str, Any], which: tuple[str, str, str | None], rival: str) -> float | None:
+    """How many times faster a training step is: of a network, in one variant, with some pages."""
+    rows = {(row.name, row.role, row.pages): row for row in results.network_rows(document)}
     return rows[which].speedup(rival) if which in rows else None
 
 
@@ -132,64 +138,79 @@ def _suite_table(document: dict[str, Any]) -> Table:
 
 
 def _case_table(document: dict[str, Any]) -> Table:
-    rivals = results.rivals(document)
+    rows, rivals = results.case_rows(document), results.rivals(document)
+    threads = _has_one_thread(rows)
     table = [
         [
-            "convolution",
-            "role",
-            "ours ms",
-            *(f"{NAMES[rival]} ms" for rival in rivals),
-            *(f"x {NAMES[rival]}" for rival in rivals),
-            "GFLOP/s",
-            "GB/s",
-            "roofline",
-            "by",
+            *("convolution", "role"),
+            *_time_headers(rivals, threads),
+            *("GFLOP/s", "of peak", "GB/s", "roofline", "faults", "system ms", "by"),
         ]
     ]
-    for row in results.case_rows(document):
-        own = row.records.get("ours")
+    for row in rows:
+        own = row.records.get("ours", {})
         table.append(
             [
-                row.name,
-                words(row.role),
-                *(_milliseconds(row.records.get(name)) for name in ("ours", *rivals)),
-                *(_times(row.speedup(rival)) for rival in rivals),
-                *(
-                    [
-                        _digits(own["gflops"]),
-                        _digits(own["gigabytes_per_second"]),
-                        f"{own['roofline_share']:.0%}",
-                        own["variant"],
-                    ]
-                    if own
-                    else [_NOTHING] * 4
-                ),
+                *(row.name, words(row.role)),
+                *_time_cells(row, rivals, threads),
+                _number(own, "gflops"),
+                _share(own, "peak_share"),
+                _number(own, "gigabytes_per_second"),
+                _share(own, "roofline_share"),
+                _number(own, "page_faults"),
+                _number(own, "system_milliseconds"),
+                own.get("variant", _NOTHING),
             ]
         )
     return table
 
 
 def _network_table(document: dict[str, Any]) -> Table:
-    rivals = results.rivals(document)
-    names = ("ours", *rivals)
-    table = [
-        [
-            "training step",
-            "by",
-            *(f"{NAMES.get(name, name)} ms" for name in names),
-            *(f"x {NAMES[rival]}" for rival in rivals),
-        ]
-    ]
-    for row in results.network_rows(document):
+    rows, rivals = results.network_rows(document), results.rivals(document)
+    threads, names = _has_one_thread(rows), ("ours", *rivals)
+    costs = [f"{_name(name)} {cost}" for name in names for cost in ("faults", "system ms")]
+    table = [["training step", "by", "pages", *_time_headers(rivals, threads), *costs]]
+    for row in rows:
+        records = [row.records.get(name, {}) for name in names]
         table.append(
             [
-                row.name,
-                row.role,
-                *(_milliseconds(row.records.get(name)) for name in names),
-                *(_times(row.speedup(rival)) for rival in rivals),
+                *(row.name, row.role, row.pages or _NOTHING),
+                *_time_cells(row, rivals, threads),
+                *(
+                    _number(record, cost)
+                    for record in records
+                    for cost in ("page_faults", "system_milliseconds")
+                ),
             ]
         )
     return table
+
+
+def _time_headers(rivals: Sequence[str], threads: bool) -> list[str]:
+    return [
+        *(f"{_name(name)} ms" for name in ("ours", *rivals)),
+        *(f"x {_name(rival)}" for rival in rivals),
+        *(["1 thread ms", "x 1 thread"] if threads else []),
+    ]
+
+
+def _time_cells(row: Row, rivals: Sequence[str], threads: bool) -> list[str]:
+    cells = [_number(row.records.get(name, {}), "milliseconds") for name in ("ours", *rivals)]
+    cells += [_times(row.speedup(rival)) for rival in rivals]
+    if threads:
+        own = row.records.get("ours", {})
+        alone = own.get("one_thread_milliseconds")
+        cells.append(_number(own, "one_thread_milliseconds"))
+        cells.append(_times(alone and alone / own["milliseconds"]))
+    return cells
+
+
+def _has_one_thread(rows: Sequence[Row]) -> bool:
+    return any("one_thread_milliseconds" in row.records.get("ours", {}) for row in rows)
+
+
+def _name(contender: str) -> str:
+    return NAMES.get(contender, contender)
 
 
 def describe(records: Sequence[dict[str, Any]]) -> str:
@@ -198,7 +219,7 @@ def describe(records: Sequence[dict[str, Any]]) -> str:
     for record in records:
         name = record["contender"]
         label = f"{name} {record['variant']}" if name == "torch" or "network" in record else name
-        took = record.get("failure") or f"{_milliseconds(record)} ms"
+        took = record.get("failure") or f"{_number(record, 'milliseconds')} ms"
         parts.append(f"{label} {took}")
     first = records[0]
     subject = (
@@ -231,10 +252,14 @@ def _times(ratio: float | None) -> str:
     return (f"{ratio:.2f}" if 0.1 <= ratio < 10 else _digits(ratio)) + TIMES
 
 
-def _milliseconds(record: dict[str, Any] | None) -> str:
-    if record is None or "milliseconds" not in record:
-        return _NOTHING
-    return _digits(record["milliseconds"])
+def _number(record: dict[str, Any], figure: str) -> str:
+    number = record.get(figure)
+    return _NOTHING if number is None else _digits(number)
+
+
+def _share(record: dict[str, Any], figure: str) -> str:
+    share = record.get(figure)
+    return _NOTHING if share is None else f"{share:.0%}"
 
 
 def _digits(number: float) -> str:

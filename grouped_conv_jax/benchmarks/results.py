@@ -10,8 +10,13 @@ from typing import Any
 FORMAT = 1
 _KEYS = ("versions", "machine", "settings", "roofline", "measurements", "networks")
 # What two runs must have in common for their figures to be put together.
-_SAME_MACHINE = ("platform", "device", "processor", "cores", "glibc_tunables")
+_SAME_MACHINE = ("platform", "device", "processor", "cores", "glibc_tunables", "allocator", "pages")
 _SAME_SETTINGS = ("dtype", "implementation")
+# Of which several runs have a median.
+_FIGURES = (
+    *("milliseconds", "one_thread_milliseconds", "page_faults", "system_milliseconds"),
+    *("gflops", "gigabytes_per_second", "peak_share", "roofline_share"),
+)
 
 
 class UnreadableError(ValueError):
@@ -27,12 +32,14 @@ class Row:
         suites: those that hold it.
         role: the role, or the variant of the network: Flax's interface, and what is added to it.
         records: the record of each contender that did it, in PyTorch's case of the faster layout.
+        pages: ``huge`` or ``small`` for a network that was measured with such pages.
     """
 
     name: str
     suites: tuple[str, ...]
     role: str
     records: dict[str, dict[str, Any]]
+    pages: str | None = None
 
     def speedup(self, against: str) -> float | None:
         """How many times faster than a contender this package is."""
@@ -93,14 +100,15 @@ def combine(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for part in ("measurements", "networks"):
         groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for record in (record for document in documents for record in document[part]):
-            groups.setdefault(_identity(record), []).append(record)
+            groups.setdefault(identity(record), []).append(record)
         combined[part] = [_median_record(records) for records in groups.values()]
     return combined
 
 
-def _identity(record: dict[str, Any]) -> tuple[Any, ...]:
+def identity(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What two records of the same measurement have in common."""
     names = ("case", "network", "role", "dtype", "contender", "variant", "batch", "image_size")
-    return tuple(record.get(name) for name in names)
+    return tuple(record.get(name) for name in (*names, "pages"))
 
 
 def _median_record(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -111,8 +119,8 @@ def _median_record(records: list[dict[str, Any]]) -> dict[str, Any]:
     suites = sorted({suite for record in records for suite in record.get("suites", ())})
     medians = {
         name: statistics.median(record[name] for record in records)
-        for name in ("milliseconds", "gflops", "gigabytes_per_second", "roofline_share")
-        if name in records[0]
+        for name in _FIGURES
+        if all(record.get(name) is not None for record in records)
     }
     return records[0] | medians | ({"suites": suites} if suites else {})
 
@@ -123,22 +131,23 @@ def case_rows(document: dict[str, Any]) -> list[Row]:
 
 
 def network_rows(document: dict[str, Any]) -> list[Row]:
-    """A row for each network in each of Flax's interfaces."""
+    """A row for each network in each of Flax's interfaces, with each kind of pages."""
     records = document["networks"]
     rows = []
     for record in records:
         if record["contender"] == "ours":
-            variant, name = record["variant"], record["network"]
+            variant, name, pages = record["variant"], record["network"], record.get("pages")
             rivals = [
                 r
                 for r in records
-                if r["network"] == name
+                if (r["network"], r.get("pages")) == (name, pages)
                 and (
                     r["contender"] == "torch"
                     or (r["contender"] == "lax" and r["variant"] == variant)
                 )
             ]
-            rows += _rows((name, (), variant, rival) for rival in (record, *rivals))
+            (row,) = _rows((name, (), variant, rival) for rival in (record, *rivals))
+            rows.append(dataclasses.replace(row, pages=pages))
     return rows
 
 

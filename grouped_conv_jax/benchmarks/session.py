@@ -56,6 +56,7 @@ def measure(
         for name in networks:
             progress.start(name)
             records = training.measure(name, settings, torch, batch or BATCH, image_size)
-            document["networks"] += records
+            pages = {"pages": document["machine"]["pages"]}
+            document["networks"] += [record | pages for record in records]
             progress.finish(report.describe(records))
     return document

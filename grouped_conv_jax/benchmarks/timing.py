@@ -1,23 +1,21 @@
-"""Times contenders in turns, so that what disturbs the machine disturbs all of them alike."""
+"""Times contenders in alternating blocks, so that what disturbs the machine disturbs them alike."""
 
-import statistics
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from grouped_conv_jax.benchmarks.contenders import Contender
 
-# What one turn takes, and how long a contender runs untimed at its start: the others have left
-# their data in the caches, the threads of PyTorch look for work for 9 ms, and the system needs a
-# while to give each thread a processor. Calls of XLA's take up to twice as long for 10 to 50 ms
-# after a turn of PyTorch's or a rest; PyTorch's, whose threads never sleep in between, for 3 ms.
-_TURN_SECONDS = 0.02
-_SETTLING_SECONDS = 0.05
-_MOST_CALLS_A_TURN = 100
-_SLOW_SECONDS = 5.0
+# PyTorch's threads look for work for 9 ms after a call, on the cores that the next one needs.
+_PAUSE_SECONDS = 0.02
+_WARM_UP_CALLS = 2
+# What one measurement of a device's queue takes, and how many calls wait in it at most.
+_QUEUE_SECONDS = 0.02
+_LONGEST_QUEUE = 100
 # Of contenders that take longer, what the very first call sets up is a small part.
-_WARM_UP_SECONDS = 15.0
-_FEWEST_TURNS = 2
+_LONG_SECONDS = 15.0
 
 
 class Ready(NamedTuple):
@@ -28,59 +26,100 @@ class Ready(NamedTuple):
     seconds: float
 
 
+class Block(NamedTuple):
+    """Back-to-back calls of one contender.
+
+    Attributes:
+        times: seconds of a call; on a device with a queue, one figure for several calls.
+        calls: how many there were.
+        page_faults: of the whole process in the meantime, or ``None`` where it is not known.
+        system_seconds: that the process spent in the system, likewise.
+    """
+
+    times: list[float]
+    calls: int
+    page_faults: int | None
+    system_seconds: float | None
+
+
 def first_calls(contender: Contender) -> tuple[Any, float]:
     """Warms a contender up; returns its result and about how long a call takes."""
     result, seconds = _call(contender)
-    if seconds < _WARM_UP_SECONDS:
+    if seconds < _LONG_SECONDS:
         # The very first call also sets things up.
         _, seconds = _call(contender)
     return result, seconds
 
 
-def take_turns(ready: Sequence[Ready], repeats: int, budget: float) -> None:
-    """Times all contenders and adds the median of its turns to the record of each.
+def take_blocks(ready: Sequence[Ready], rounds: int, seconds: float) -> None:
+    """Times all contenders and adds what came out to the record of each.
 
     Args:
         ready: what to time.
-        repeats: how many turns each takes.
-        budget: seconds after which a contender takes no more turns, two apart.
+        rounds: how many blocks each has.
+        seconds: of a block; a contender whose call takes longer has one call in it.
     """
-    counts = [
-        min(repeats, max(_FEWEST_TURNS, int(budget / max(_TURN_SECONDS, one.seconds))))
-        for one in ready
-    ]
-    times: list[list[float]] = [[] for _ in ready]
-    for turn in range(repeats):
-        for one, count, own in zip(ready, counts, times, strict=True):
-            # Those with few turns take them spread over the turns of the others.
-            if turn * count // repeats != (turn - 1) * count // repeats:
-                own.append(_take_turn(one))
-    for one, own in zip(ready, times, strict=True):
-        one.record["milliseconds"] = rounded(1e3 * statistics.median(own))
-        one.record["turns"] = [rounded(1e3 * seconds) for seconds in own]
+    blocks: list[list[Block]] = [[] for _ in ready]
+    for _ in range(rounds):
+        for one, own in zip(ready, blocks, strict=True):
+            own.append(_take_block(one, seconds))
+    for one, own in zip(ready, blocks, strict=True):
+        one.record.update(_summary(own))
 
 
-def _take_turn(ready: Ready) -> float:
-    """The seconds of a call, from as many as fit into a turn."""
+def _take_block(ready: Ready, seconds: float) -> Block:
     contender = ready.contender
-    unsettled = _SETTLING_SECONDS if ready.seconds < _SLOW_SECONDS else 0.0
-    while unsettled > 0:
-        unsettled -= _call(contender)[1]
-    calls = max(1, min(_MOST_CALLS_A_TURN, int(_TURN_SECONDS / ready.seconds)))
-    if not contender.queued:
-        return statistics.median(_call(contender)[1] for _ in range(calls))
+    time.sleep(_PAUSE_SECONDS)
+    if ready.seconds < seconds:
+        for _ in range(_WARM_UP_CALLS):
+            _call(contender)
+    queue = min(_LONGEST_QUEUE, int(_QUEUE_SECONDS / ready.seconds)) if contender.queued else 1
+    count = max(1, queue)
+    before = _usage()
+    times: list[float] = []
+    left = seconds
+    while not times or left > 0:
+        times.append(_call(contender, count)[1])
+        left -= count * times[-1]
+    after = _usage()
+    used = (after[0] - before[0], after[1] - before[1]) if before and after else (None, None)
+    return Block(times, count * len(times), *used)
+
+
+def _summary(blocks: Sequence[Block]) -> dict[str, Any]:
+    """The lower quartile of all calls and of each block, and what a call costs in the system."""
+    calls = sum(block.calls for block in blocks)
+    faults = [block.page_faults for block in blocks if block.page_faults is not None]
+    system = [block.system_seconds for block in blocks if block.system_seconds is not None]
+    return {
+        "milliseconds": _lower_quartile([s for block in blocks for s in block.times]),
+        "blocks": [_lower_quartile(block.times) for block in blocks],
+        "page_faults": rounded(sum(faults) / calls) if faults else None,
+        "system_milliseconds": rounded(1e3 * sum(system) / calls) if system else None,
+    }
+
+
+def _lower_quartile(seconds: Sequence[float]) -> float:
+    return rounded(1e3 * float(np.quantile(seconds, 0.25)))
+
+
+def _call(contender: Contender, count: int = 1) -> tuple[Any, float]:
+    """The last of some results, and the seconds of a call."""
     start = time.perf_counter()
-    for _ in range(calls):
+    for _ in range(count):
         result = contender.run()
     contender.wait(result)
-    return (time.perf_counter() - start) / calls
+    return result, (time.perf_counter() - start) / count
 
 
-def _call(contender: Contender) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = contender.run()
-    contender.wait(result)
-    return result, time.perf_counter() - start
+def _usage() -> tuple[int, float] | None:
+    """Page faults and seconds in the system of this process so far; ``None`` on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_minflt + usage.ru_majflt, usage.ru_stime
 
 
 def rounded(number: float) -> float:

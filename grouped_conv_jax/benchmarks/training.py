@@ -70,7 +70,7 @@ def measure(
             # Those before it are of the same interface.
             while own:
                 _compare(*own.pop(), _gradient(result))
-    timing.take_turns(ready, settings.repeats, settings.budget)
+    timing.take_blocks(ready, settings.rounds, settings.seconds)
     return records
 
 

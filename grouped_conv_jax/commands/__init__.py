@@ -5,35 +5,41 @@ Nothing heavy is imported before ``run``.
 """
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from grouped_conv_jax import __version__
-from grouped_conv_jax.commands import bench, predict, train
+from grouped_conv_jax.commands import _huge_pages
 from grouped_conv_jax.commands._errors import CommandError
 
 __all__ = ["main"]
 
 PROGRAM = "grouped-conv-jax"
-_COMMANDS = {"train": train, "predict": predict, "bench": bench}
+_COMMANDS = ("train", "predict", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Args:
-        argv: what follows the program's name; ``None`` takes it from ``sys.argv``.
+        argv: what follows the program's name; ``None`` takes it from ``sys.argv``, and may start
+            the process again with huge pages.
 
     Returns:
-        The exit status: 0, 2 for what the user has to mend in the arguments or the data, 1 for
-        other failures, 130 after Ctrl-C.
+        The exit status: 0, 2 for invalid arguments or data, 1 for other failures, 130 after Ctrl-C.
 
     Raises:
         SystemExit: by ``argparse``, after ``--help`` and for arguments that it refuses.
     """
-    arguments = _parser().parse_args(argv)
+    if argv is None:
+        _huge_pages.start_again(_COMMANDS)
+    # Only now, since they import JAX.
+    commands = {name: importlib.import_module(f"{__name__}.{name}") for name in _COMMANDS}
+    arguments = _parser(commands).parse_args(argv)
     try:
-        return int(_COMMANDS[arguments.command].run(arguments))
+        return int(commands[arguments.command].run(arguments))
     except CommandError as error:
         print(f"{PROGRAM} {arguments.command}: error: {error}", file=sys.stderr)
         return error.exit_status
@@ -45,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(commands: dict[str, ModuleType]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Grouped convolution for JAX and Flax, at work.",
@@ -53,15 +59,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in _COMMANDS.items():
-        command.add_arguments(
-            subparsers.add_parser(
-                name,
-                help=command.SUMMARY,
-                description=command.DESCRIPTION,
-                epilog=command.EPILOG,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-                allow_abbrev=False,
-            )
+    for name, command in commands.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=command.SUMMARY,
+            description=command.DESCRIPTION,
+            epilog=command.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
+        command.add_arguments(subparser)
+        _huge_pages.add_option(subparser)
     return parser

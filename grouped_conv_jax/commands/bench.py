@@ -1,44 +1,50 @@
 """``grouped-conv-jax bench``: measures grouped convolutions against lax and PyTorch."""
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grouped_conv_jax import _checks
 from grouped_conv_jax._choice import check_implementation
 from grouped_conv_jax._convolution import Role
-from grouped_conv_jax._padding import Padding
 from grouped_conv_jax.benchmarks import results
 from grouped_conv_jax.benchmarks.networks import NETWORKS
-from grouped_conv_jax.benchmarks.suites import SUITES, Case, collect
-from grouped_conv_jax.commands import _run_directory
+from grouped_conv_jax.benchmarks.suites import SUITES, collect
+from grouped_conv_jax.commands import _other_process, _run_directory
 from grouped_conv_jax.commands._errors import CommandError, require
-from grouped_conv_jax.commands._options import positive, positive_integer
+from grouped_conv_jax.commands._one_case import one_case, sizes
+from grouped_conv_jax.commands._options import flag, positive, positive_integer
 
 SUMMARY = "measure grouped convolutions against lax and PyTorch"
 DESCRIPTION = """\
 Measures grouped convolutions, each role on its own: forward pass, input gradient and
 filter gradient. Every result is checked against float64 before it is timed. Contenders
-take turns in one process, and the medians count.
+alternate in one process, in blocks of back-to-back calls; the lower quartile of all calls
+counts. Page faults and time in the system are those of a call of this package.
 """
 EPILOG = """\
 examples:
   bench --suite mobilenet-v2 alexnet --against lax torch --json results.json
   bench --shape 8,56,56,128 --filter-size 3 --groups channel-wise --padding same
   bench --network mobilenet-v2 --against lax torch
+  bench --suite all --one-thread
   bench --from-json run-1.json run-2.json --markdown - --plot speedups.png
 
-The roofline is the time that copying the operands and the result would take, or
-multiplying as often, at the highest rates that were measured at the start; operations
-are counted as if padding were pixels too. The exit status is 0 if all results of this
-package were right, 1 if not, 2 for arguments that are refused.
+The peak is the rate of the fastest matrix product found at the start. The roofline is
+the time that copying the operands and the result would take at the highest rate found
+at the start, or multiplying as often at the peak; operations are counted as if padding
+were pixels too. Networks are measured once more with small pages, in a process of its
+own, where this one has huge ones, unless --no-huge-pages is given. The exit status is
+0 if all results of this package were right, 1 if not, 2 for arguments that are refused.
 """
 
 _ALL = "all"
 _DTYPES = ("float32", "bfloat16", "float16")
 _ROLES = {role.name.lower().replace("_", "-"): role for role in reversed(Role)}
 _SHAPE_OPTIONS = ("filters", "filter_size", "stride", "dilation", "groups", "padding")
-_MEASURING_OPTIONS = ("against", "dtype", "role", "implementation", "repeats", "budget", "batch")
+_ROLE_OPTIONS = ("role", "implementation", "dtype")
+_MEASURING_OPTIONS = ("against", *_ROLE_OPTIONS, "rounds", "seconds", "batch", "one_thread")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = (*SUITES, _ALL)
     listed = ", ".join(names)
     add(what, "--suite", listed, nargs="+", choices=names, metavar="NAME")
-    add(what, "--shape", "one convolution, of this input", type=_sizes, metavar="B,H,W,C")
+    add(what, "--shape", "one convolution, of this input", type=sizes, metavar="B,H,W,C")
     add(
         what,
         "--network",
@@ -73,9 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     add(shape, "--filters", "all groups together (default: C)", type=positive_integer, metavar="N")
-    add(shape, "--filter-size", "(default: 3)", type=_sizes, metavar="K|H,W")
-    add(shape, "--stride", "(default: 1)", type=_sizes, metavar="N|V,H")
-    add(shape, "--dilation", "(default: 1)", type=_sizes, metavar="N|V,H")
+    add(shape, "--filter-size", "(default: 3)", type=sizes, metavar="K|H,W")
+    add(shape, "--stride", "(default: 1)", type=sizes, metavar="N|V,H")
+    add(shape, "--dilation", "(default: 1)", type=sizes, metavar="N|V,H")
     add(shape, "--groups", "(default: channel-wise)", metavar="N|channel-wise")
     add(shape, "--padding", "(default: same)", metavar="same|valid|P|T,B,L,R")
 
@@ -91,13 +97,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(how, "--role", "(default: all)", nargs="+", choices=tuple(_ROLES), metavar="ROLE")
     add(how, "--implementation", "of this package (default: its choice)", metavar="NAME")
     add(how, "--batch", "images, for --suite and --network (default: 8)", type=positive_integer)
-    add(how, "--repeats", "turns of each contender (default: 15)", type=positive_integer)
+    add(how, "--rounds", "blocks of each contender (default: 3)", type=positive_integer)
+    add(how, "--seconds", "of a block (default: 0.3)", type=positive, metavar="S")
     add(
         how,
-        "--budget",
-        "after which a contender takes no more turns, two apart (default: 1)",
-        type=positive,
-        metavar="SECONDS",
+        "--one-thread",
+        "measure this package on one core too, in a process of its own (Linux)",
+        action="store_true",
     )
 
     add(out, "--json", "everything, for --from-json", type=Path, metavar="FILE")
@@ -116,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     given = vars(arguments)
     _check_options(given)
-    _check_outputs(given)
+    _check_possible(given)
     documents = _read(given["from_json"]) if "from_json" in given else [_measure(given)]
     try:
         _write(given, documents)
@@ -136,29 +142,31 @@ def _check_options(given: dict[str, Any]) -> None:
     if not sources:
         raise CommandError("nothing to measure: give --suite, --shape, --network or --from-json")
     if len(sources) > 1 and sources != ["suite", "network"]:
-        raise CommandError(f"{_flag(sources[0])} and {_flag(sources[1])} exclude each other")
+        raise CommandError(f"{flag(sources[0])} and {flag(sources[1])} exclude each other")
     cases = "suite" in given or "shape" in given
     useless = {
         "--shape": _SHAPE_OPTIONS if "shape" not in given else (),
         "--suite, --shape and --network": _MEASURING_OPTIONS if "from_json" in given else (),
-        "--suite and --shape": ("role", "implementation", "dtype") if not cases else (),
+        "--suite and --shape": _ROLE_OPTIONS if not cases else (),
         "--suite and --network": ("batch",) if "shape" in given else (),
         "measurements": ("json",) if "from_json" in given else (),
     }
     for purpose, names in useless.items():
         for name in names:
             if name in given:
-                raise CommandError(f"{_flag(name)} is for {purpose}")
+                raise CommandError(f"{flag(name)} is for {purpose}")
 
 
-def _check_outputs(given: dict[str, Any]) -> None:
-    """Finds out before the work whether its results can be written."""
+def _check_possible(given: dict[str, Any]) -> None:
+    """Finds out before the work whether it can be done and its results written."""
+    if "one_thread" in given and not hasattr(os, "sched_setaffinity"):
+        raise CommandError("--one-thread is for Linux, where a process can be kept on one core")
     if "plot" in given:
         require("matplotlib")
     for name in ("json", "markdown", "plot"):
         path = given.get(name)
         if path not in (None, "-") and not Path(path).parent.is_dir():
-            raise CommandError(f"{_flag(name)} {path}: there is no directory {Path(path).parent}")
+            raise CommandError(f"{flag(name)} {path}: there is no directory {Path(path).parent}")
 
 
 def _measure(given: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +175,7 @@ def _measure(given: dict[str, Any]) -> dict[str, Any]:
     from grouped_conv_jax.benchmarks.pytorch import TorchUnavailableError
 
     options: dict[str, Any] = {
-        name: given[name] for name in ("dtype", "repeats", "budget") if name in given
+        name: given[name] for name in ("dtype", "rounds", "seconds") if name in given
     }
     if "against" in given:
         options["against"] = tuple(dict.fromkeys(given["against"]))
@@ -179,93 +187,35 @@ def _measure(given: dict[str, Any]) -> dict[str, Any]:
         options["implementation"] = check_implementation(given.get("implementation"))
         cases = collect(list(SUITES) if _ALL in suites else suites, batch)
         if "shape" in given:
-            cases = {_one_case(given): []}
+            cases = {one_case(given): []}
     except ValueError as error:
         raise CommandError(str(error)) from error
+    networks = given.get("network", [])
+    only_networks = _repeated(given, but=("suite", *_ROLE_OPTIONS))
     try:
-        return session.measure(cases, given.get("network", []), Settings(**options), batch=batch)
+        document = session.measure(cases, networks, Settings(**options), batch=batch)
+        if "one_thread" in given:
+            _other_process.add_one_thread(document, _repeated(given, but=("against",)))
+        if networks and "no_huge_pages" not in given:
+            _other_process.add_small_pages(document, only_networks)
     except TorchUnavailableError as error:
         raise CommandError(f"--against torch: {error}") from error
+    return document
 
 
-def _one_case(given: dict[str, Any]) -> Case:
-    """The convolution of --shape and its options.
-
-    Raises:
-        ValueError: they do not fit each other.
-    """
-    if len(given["shape"]) != 4:
-        raise ValueError(f"--shape must be B,H,W,C, got {_list(given['shape'])}")
-    batch, height, width, channels = given["shape"]
-    filters = given.get("filters", channels)
-    filter_size, stride, dilation = (
-        _pair(name, given.get(name, (default,)))
-        for name, default in (("filter_size", 3), ("stride", 1), ("dilation", 1))
-    )
-    groups = _groups(given.get("groups", "channel-wise"), channels)
-    for name, number in (("channels", channels), ("--filters", filters)):
-        if number % groups:
-            raise ValueError(f"--groups {groups} must divide {name}, got {number}")
-    image = height, width
-    padding = Padding.parse(_padding(given.get("padding", "same")), 0)
-    sides = padding.resolve(image, filter_size, stride, dilation)
-    case = Case(batch, image, channels, filters, filter_size, groups, stride, dilation, sides)
-    if 0 in case.convolution.outputs:
-        extent = case.convolution.effective_filter_size
-        raise ValueError(
-            f"the filter must fit into the padded image: it covers {_list(extent, 'x')} pixels "
-            f"of {_list(case.convolution.padded, 'x')}"
-        )
-    return case
+def _repeated(given: dict[str, Any], but: Sequence[str]) -> list[str]:
+    """The options of the same measurement again, but for some."""
+    words = []
+    for name in ("suite", "shape", "network", *_SHAPE_OPTIONS, *_MEASURING_OPTIONS):
+        if name in given and name not in (*but, "one_thread"):
+            value = given[name]
+            several = value if isinstance(value, list) else [value]
+            words += [flag(name), *(_word(one) for one in several)]
+    return words
 
 
-def _groups(text: str, channels: int) -> int:
-    if text.lower().replace("-", "") == "channelwise":
-        return channels
-    try:
-        return _checks.integer("--groups", int(text), 1)
-    except ValueError:
-        raise ValueError(
-            f"--groups must be a positive integer or channel-wise, got {text!r}"
-        ) from None
-
-
-def _padding(text: str) -> Any:
-    if text.lower() in ("same", "valid"):
-        return text
-    try:
-        sizes = tuple(map(int, text.split(",")))
-    except ValueError:
-        sizes = ()
-    if len(sizes) not in (1, 4) or min(sizes) < 0:
-        raise ValueError(f"--padding must be same, valid, P or T,B,L,R, got {text!r}")
-    return sizes[0] if len(sizes) == 1 else sizes
-
-
-def _pair(name: str, sizes: tuple[int, ...]) -> tuple[int, int]:
-    if len(sizes) > 2:
-        raise ValueError(f"{_flag(name)} must be one size or two, got {_list(sizes)}")
-    return sizes[0], sizes[-1]
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(map(int, text.split(",")))
-    except ValueError:
-        sizes = (0,)
-    if min(sizes) < 1:
-        raise argparse.ArgumentTypeError(
-            f"must be positive integers, separated by commas, got {text!r}"
-        )
-    return sizes
-
-
-def _list(sizes: tuple[int, ...], separator: str = ",") -> str:
-    return separator.join(map(str, sizes))
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _read(paths: list[Path]) -> list[dict[str, Any]]:
