@@ -12,7 +12,7 @@ namespace grouped_conv {
 namespace {
 
 // Sources stay in the first-level cache, and a task's filters in the second.
-constexpr int64_t kNearBytes = 24 << 10, kFilterBytes = 512 << 10,
+constexpr int64_t kNearBytes = 24 << 10, kFilterBytes = 768 << 10,
                   kFarBytes = 768 << 10, kSlimBytes = 96 << 10;
 // Tasks for each thread, so that all end at about the same time.
 constexpr int64_t kTasksPerThread = 4;

@@ -37,66 +37,92 @@ struct TileSize {
   int64_t columns = 0, index = 0;
 };
 
+// Where the numbers of the vectors of one pixel of M groups belong, in order.
+template <class A>
+struct OutputOrder {
+  OutputOrder(const Correlation& n, int64_t vectors) : vectors(vectors) {
+    // Tiles put one vector in order themselves, and single groups are.
+    needed = n.merged > 1 && vectors > 1;
+    for (int64_t lane = 0; needed && lane < vectors * kLanes<A>; ++lane)
+      index[output_of_lane<A>(n, lane)] = int32_t(lane);
+  }
+  INLINE Vector<A> operator()(const A* numbers, int64_t vector) const {
+    constexpr int64_t L = kLanes<A>;
+    if (!needed) return load_aligned<A>(numbers + vector * L);
+    return pick<A>(reinterpret_cast<const Vector<A>*>(numbers), vectors, index + vector * L);
+  }
+  int64_t vectors;
+  bool needed;
+  int32_t index[kMostVectors * kLanes<A>];
+};
+
 template <class A, class S, class R>
 void correlate(const Correlation& n, const Block& block, const Share& share, const A* packed,
                A* scratch) {
   constexpr int64_t L = kLanes<A>;
   const Shuffles<A> sources = source_shuffles<A>(n);
+  const OutputOrder<A> order(n, share.vectors);
   const int64_t channels = n.groups * n.outputs, size = share.vectors * L;
   const int64_t packed_size = n.first_tap[n.phases] * n.inputs * size;
-  const CorrelateTile<A>* tiles = tiles_of_groups<A>(n.merged).correlate[share.vectors - 1];
+  const Tiles<A>& tiles = tiles_of_groups<A>(n.merged);
+  const CorrelateTile<A> pair = tiles.pair[share.vectors - 1];
+  const bool is_paired = pair && n.phases == 1 && !n.direct &&
+                         counted(n.axes[2], block.at[2]) == kPairedColumns;
+  const int64_t step = n.axes[2].spread * channels, y_row = n.axes[2].output * channels;
   TileSize tile_size{most_columns(share.vectors)};
-  alignas(64) A buffer[14 * L + 24 * L];
-  alignas(64) A ordered[kMostVectors * L];
+  alignas(64) A buffer[2 * 14 * L];
+
+  auto compute = [&](const Row& row) {
+    const int64_t index = tile_size.index_for(row.columns);
+    const int64_t columns = kTileColumns[index];
+    const CorrelateTile<A> compute_tile =
+        row.rows == 2 ? pair : tiles.correlate[share.vectors - 1][index];
+    for (int64_t i = 0; i < share.blocks * share.parts; ++i) {
+      const int64_t b = share.first_block + i / share.parts, part = i % share.parts;
+      const int64_t filter = (share.first_vector + part * share.vectors) * (L / n.merged);
+      const int64_t there =
+          n.merged == 1 ? least(size, n.outputs - filter) : groups_of(n, b) * n.outputs;
+      R* y = static_cast<R*>(const_cast<void*>(n.y)) + row.pixel * channels +
+             b * n.merged * n.outputs + filter;
+      const A* source = n.direct ? direct_source<A>(n, block.image, row.at) + b * n.inputs
+                                 : scratch + row.source + i / share.parts * n.layout.block_size;
+      TileRow<A> tile{n.runs + n.first[row.phase],
+                      n.first[row.phase + 1] - n.first[row.phase],
+                      n.inputs,
+                      n.layout.column_size,
+                      packed + i * packed_size + n.first_tap[row.phase] * n.inputs * size,
+                      size,
+                      n.layout.row_size,
+                      columns * size,
+                      0};
+      const bool in_place = __is_same(A, R) && !order.needed && there == size;
+      if (in_place) {
+        tile.step = step;
+        tile.y_row = y_row;
+        tile.ahead = n.axes[1].spread * row.rows * y_row;
+      }
+      for (int64_t at = 0; at < row.columns; at += columns) {
+        const int64_t first = least(at, row.columns - columns);
+        const A* from = source + first * n.layout.column_size;
+        R* to = y + first * step;
+        if (in_place) {
+          compute_tile(tile, from, reinterpret_cast<A*>(to));
+          continue;
+        }
+        compute_tile(tile, from, buffer);
+        for (int64_t t = 0; t < columns * row.rows; ++t) {
+          R* pixel = to + t / columns * y_row + t % columns * step;
+          for (int64_t v = 0; v * L < there; ++v)
+            store_up_to<A>(pixel + v * L, order(buffer + t * size, v), there - v * L);
+        }
+      }
+    }
+  };
   walk(
       n, block, scratch,
       [&](const SourceRow& row) { copy_sources<A, S>(n, share, sources, row, scratch); },
       [&](int64_t at, int64_t rows) {
-        for_rows(n, block, at, rows, [&](const Row& row) {
-        const Run* runs = n.runs + n.first[row.phase];
-        const int64_t count = n.first[row.phase + 1] - n.first[row.phase];
-        const int64_t step = n.axes[2].spread * channels, index = tile_size.index_for(row.columns);
-        const int64_t columns = kTileColumns[index];
-        for (int64_t i = 0; i < share.blocks * share.parts; ++i) {
-          const int64_t b = share.first_block + i / share.parts, part = i % share.parts;
-          const int64_t filter = (share.first_vector + part * share.vectors) * (L / n.merged);
-          const int64_t there = n.merged == 1 ? least(size, n.outputs - filter)
-                                              : groups_of(n, b) * n.outputs;
-          R* y = static_cast<R*>(const_cast<void*>(n.y)) + row.pixel * channels +
-                 b * n.merged * n.outputs + filter;
-          const A* source = n.direct ? direct_source<A>(n, block.image, row.at) + b * n.inputs
-                                     : scratch + row.source + i / share.parts * n.layout.block_size;
-          TileRow<A> tile{runs, count, n.inputs, n.layout.column_size,
-                          packed + i * packed_size + n.first_tap[row.phase] * n.inputs * size, size, 0};
-          // Tiles leave one vector's outputs in their order; of more, only single groups'.
-          const bool is_ordered = n.merged == 1 || share.vectors == 1;
-          const bool in_place = __is_same(A, R) && is_ordered && there == size;
-          if (in_place) {
-            tile.step = step;
-            tile.ahead = n.axes[1].spread * n.axes[2].output * channels;
-          }
-          for (int64_t at = 0; at < row.columns; at += columns) {
-            const int64_t first = least(at, row.columns - columns);
-            const A* from = source + first * n.layout.column_size;
-            R* to = y + first * step;
-            if (in_place) {
-              tiles[index](tile, from, reinterpret_cast<A*>(to));
-              continue;
-            }
-            tiles[index](tile, from, buffer);
-            for (int64_t t = 0; t < columns; ++t) {
-              A* numbers = buffer + t * size;
-              if (!is_ordered) {
-                for (int64_t lane = 0; lane < size; ++lane)
-                  ordered[output_of_lane<A>(n, lane)] = numbers[lane];
-                numbers = ordered;
-              }
-              for (int64_t v = 0; v * L < there; ++v)
-                store_up_to<A>(to + t * step + v * L, load_aligned<A>(numbers + v * L), there - v * L);
-            }
-          }
-        }
-      });
+        for_rows(n, block, at, rows, is_paired ? 2 : 1, compute);
       });
 }
 

@@ -35,18 +35,19 @@ struct TileRow {
   int64_t column;    // numbers from one column of the sources to the next
   const A* filters;  // (run, channel, tap, vector, lane)
   int64_t step;      // numbers from one column of y to the next
+  int64_t row, y_row;  // numbers from one row of sources, of y, to the next, for tiles of two
   int64_t ahead;     // numbers from y to what is written later and fetched now; 0 for nothing
 };
 
 // Columns of a tile of so many vectors of filters.
 constexpr int64_t most_columns(int64_t vectors) {
-  return kRegisters == 32 ? (vectors == 1 ? 14 : 24 / vectors)
+  return kRegisters == 32 ? (vectors <= 2 ? 14 : 24 / vectors)
                           : (vectors == 1 ? 8 : vectors == 2 ? 5 : vectors == 3 ? 4 : 3);
 }
 
-// s[t] += source[t + k] * filter[k] for the K taps of a run, over all channels.
-template <class A, int64_t M, int64_t K, int64_t T, int64_t V>
-INLINE const A* add_run(Vector<A> (&s)[T][V], const TileRow<A>& row, const A* source,
+// s[t] += source[t + k] * filter[k] for the K taps of a run, over all channels, in R rows.
+template <class A, int64_t M, int64_t K, int64_t R, int64_t T, int64_t V>
+INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, const A* source,
                         const A* filter) {
   constexpr int64_t L = kLanes<A>;
   const int64_t column = row.column;
@@ -54,26 +55,28 @@ INLINE const A* add_run(Vector<A> (&s)[T][V], const TileRow<A>& row, const A* so
     Vector<A> f[K][V];
     UNROLL for (int64_t k = 0; k < K; ++k)
       UNROLL for (int64_t v = 0; v < V; ++v) f[k][v] = load_aligned<A>(filter + (k * V + v) * L);
-    const A* p = source;
-    UNROLL for (int64_t j = 0; j < T + K - 1; ++j) {
-      const Vector<A> x = repeat<A, M>(p);
-      p += column;
-      UNROLL for (int64_t k = 0; k < K; ++k)
-        if (j - k >= 0 && j - k < T)
-          UNROLL for (int64_t v = 0; v < V; ++v) s[j - k][v] += x * f[k][v];
+    UNROLL for (int64_t r = 0; r < R; ++r) {
+      const A* p = source + r * row.row;
+      UNROLL for (int64_t j = 0; j < T + K - 1; ++j) {
+        const Vector<A> x = repeat<A, M>(p);
+        p += column;
+        UNROLL for (int64_t k = 0; k < K; ++k)
+          if (j - k >= 0 && j - k < T)
+            UNROLL for (int64_t v = 0; v < V; ++v) s[r][j - k][v] += x * f[k][v];
+      }
     }
   }
   return filter;
 }
 
-// T columns and V vectors of filters.
-template <class A, int64_t M, int64_t T, int64_t V>
+// R rows of T columns, and V vectors of filters.
+template <class A, int64_t M, int64_t R, int64_t T, int64_t V>
 void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
   if (row.ahead)
     UNROLL for (int64_t t = 0; t < T; ++t)
       UNROLL for (int64_t v = 0; v < V; ++v)
         __builtin_prefetch(y + row.ahead + t * row.step + v * kLanes<A>, 1);
-  Vector<A> s[T][V] = {};
+  Vector<A> s[R][T][V] = {};
   const A* filter = row.filters;
   for (const Run* run = row.runs; run != row.runs + row.count; ++run) {
     const A* p = source + run->source;
@@ -89,9 +92,11 @@ void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
       filter = add_run<A, M, 1>(s, row, p, filter);
     }
   }
-  UNROLL for (int64_t t = 0; t < T; ++t)
-    UNROLL for (int64_t v = 0; v < V; ++v)
-      store<A>(y + t * row.step + v * kLanes<A>, V == 1 ? filters_apart<A, M>(s[t][v]) : s[t][v]);
+  UNROLL for (int64_t r = 0; r < R; ++r)
+    UNROLL for (int64_t t = 0; t < T; ++t)
+      UNROLL for (int64_t v = 0; v < V; ++v)
+        store<A>(y + r * row.y_row + t * row.step + v * kLanes<A>,
+                 V == 1 ? filters_apart<A, M>(s[r][t][v]) : s[r][t][v]);
 }
 
 template <class A>
@@ -100,6 +105,8 @@ using CorrelateTile = void (*)(const TileRow<A>&, const A*, A*);
 // Sizes of tiles, in columns. A row of any other size ends with a tile that overlaps the one before.
 constexpr int64_t kTileColumns[] = {1, 2, 4, 6, 7, 8, 10, 14};
 constexpr int64_t kTileSizes = 8;
+// Rows that are too short for a tile of their own, in the last layers of networks, go in pairs.
+constexpr int64_t kPairedColumns = 7;
 
 // Float64 has only tiles that are a vector wide: fewer to compile, for numbers few compute with.
 template <class A>
@@ -107,7 +114,7 @@ constexpr int64_t kWidestTile = sizeof(A) == 4 ? kMostVectors : 1;
 
 template <class A, int64_t M, int64_t T, int64_t V>
 constexpr CorrelateTile<A> correlate_entry() {
-  if constexpr (T <= most_columns(V) && V <= kWidestTile<A>) return correlate_tile<A, M, T, V>;
+  if constexpr (T <= most_columns(V) && V <= kWidestTile<A>) return correlate_tile<A, M, 1, T, V>;
   return nullptr;
 }
 template <class A, int64_t M, int64_t V>
@@ -210,16 +217,26 @@ struct ReduceRunsOf {
       runs_entry<A, 4, K>(), runs_entry<A, 5, K>(), runs_entry<A, 6, K>()};
 };
 
+template <class A, int64_t M, int64_t V>
+constexpr CorrelateTile<A> pair_entry() {
+  if constexpr (2 * kPairedColumns <= most_columns(V) && V <= kWidestTile<A>)
+    return correlate_tile<A, M, 2, kPairedColumns, V>;
+  return nullptr;
+}
+
 // All tiles of M groups.
 template <class A>
 struct Tiles {
   const CorrelateTile<A>* correlate[kMostVectors];
+  CorrelateTile<A> pair[kMostVectors];  // null where it would not fit the registers
   const ReduceTile<A>* reduce[kMostVectors];
 };
 template <class A, int64_t M>
 constexpr Tiles<A> tiles_of() {
   return {{CorrelateTiles<A, M, 1>::of_columns, CorrelateTiles<A, M, 2>::of_columns,
            CorrelateTiles<A, M, 3>::of_columns, CorrelateTiles<A, M, 4>::of_columns},
+          {pair_entry<A, M, 1>(), pair_entry<A, M, 2>(), pair_entry<A, M, 3>(),
+           pair_entry<A, M, 4>()},
           {ReduceTiles<A, M, 1>::of_numbers, ReduceTiles<A, M, 2>::of_numbers,
            ReduceTiles<A, M, 3>::of_numbers, ReduceTiles<A, M, 4>::of_numbers}};
 }

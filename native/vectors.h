@@ -173,16 +173,6 @@ INLINE Vector<A> filters_apart(Vector<A> v) {
   else return exchange_lanes<A, M>(v, Sequence<kLanes<A>>());
 }
 
-// Whether no lane is infinite or NaN.
-template <class A>
-INLINE bool is_finite(Vector<A> v) {
-  const Vector<A> zeros = v - v;
-  bool finite = true;
-  for (int64_t i = 0; i < kLanes<A>; ++i) finite &= zeros[i] == 0;
-  return finite;
-}
-
-
 // Lane i is number index[i] of `count` vectors.
 template <class A>
 INLINE Vector<A> pick(const Vector<A>* vectors, int64_t count, const int32_t* index) {

@@ -6,13 +6,15 @@
 namespace grouped_conv {
 namespace {
 
-// Outputs that are computed alike: neighbours along the last axis, all of one phase.
+// Outputs that are computed alike: neighbours along the last axis, all of one phase, in one or two
+// rows.
 struct Row {
   int64_t phase;    // of the outputs
   int64_t at[3];    // the first one, among those of its phase
   int64_t source;   // where the first one's least tap lies in the scratch, phase and channel 0
   int64_t pixel;    // the first output, flat
-  int64_t columns;  // how many
+  int64_t columns;  // how many in a row
+  int64_t rows;
 };
 
 // Source pixels of a phase, neighbours along the last axis.
@@ -82,12 +84,14 @@ INLINE void walk(const Correlation& n, const Block& block, A* scratch, const Cop
   }
 }
 
-// Calls compute(Row) for all phases of some rows of outputs, whose sources lie in the scratch.
+// Calls compute(Row) for all phases of some rows of outputs, whose sources lie in the scratch: `at_once`
+// rows of a phase together, where there are as many.
 template <class Compute>
 INLINE void for_rows(const Correlation& n, const Block& block, int64_t first, int64_t count,
-                     const Compute& compute) {
+                     int64_t at_once, const Compute& compute) {
   const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
-  for (int64_t i = 0; i < count; ++i)
+  for (int64_t i = 0, rows; i < count; i += rows) {
+    rows = i + at_once <= count ? at_once : 1;
     for (int64_t pz = 0; pz < depth.spread; ++pz)
       for (int64_t py = 0; py < height.spread; ++py)
         for (int64_t px = 0; px < width.spread; ++px) {
@@ -99,8 +103,10 @@ INLINE void for_rows(const Correlation& n, const Block& block, int64_t first, in
                       {block.at[0], q, block.at[2]},
                       i * n.layout.row_size,
                       ((block.image * depth.output + z) * height.output + y) * width.output + x,
-                      least(counted(width, block.at[2]), divide_up(width.output - x, width.spread))});
+                      least(counted(width, block.at[2]), divide_up(width.output - x, width.spread)),
+                      rows});
         }
+  }
 }
 
 }  // namespace
