@@ -1,0 +1,235 @@
+"""The compiled kernels, on every instruction set of this machine."""
+
+import itertools
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from implementation_cases import case, compute, expected, operands
+
+from grouped_conv_jax import _native_library, grouped_conv2d
+from grouped_conv_jax._convolution import Convolution, Role
+
+# Rows longer than a tile and pairs of rows of seven, blocks of groups with some left over, several
+# vectors of filters, and more channels than a task takes at once.
+LARGE = {
+    "depthwise": case((19, 61), (3, 3), 1, 1, 53, pad=1),
+    "depthwise, rows of seven": case((7, 7), (5, 5), 1, 1, 40, pad=2),
+    "depthwise, one vector and a bit": case((9, 131), (7, 4), 1, 1, 17, stride=(1, 2), pad=3),
+    "depthwise, more taps than outputs": case((12, 11), (27, 31), 1, 1, 9, pad=15),
+    "channel multipliers": case((15, 14), (3, 3), 1, 3, 37, stride=2, pad=1),
+    "2 * 2 channels and filters": case((13, 30), (3, 5), 2, 2, 21, pad=((0, 2), (4, 1))),
+    "4 * 4": case((28, 29), (3, 3), 4, 4, 11, pad=1),
+    "8 * 8": case((29, 28), (3, 3), 8, 8, 5, stride=2, pad=1),
+    "3 * 6": case((14, 15), (3, 2), 3, 6, 9, dilation=(2, 1), pad=1),
+    "24 * 24": case((14, 17), (3, 3), 24, 24, 3, pad=1),
+    "16 * 16, rows of seven": case((7, 7), (3, 3), 16, 16, 4, batch=3, pad=1),
+    "80 * 96, 1x1": case((14, 15), (1, 1), 80, 96, 2),
+    "one group, several blocks of channels": case((9, 8), (3, 3), 200, 72, 1, pad=1),
+    "a stem": case((33, 34), (7, 7), 3, 40, 1, stride=2, pad=3),
+    "1-D": case((3001,), (9,), 1, 1, 20, stride=2, dilation=3, pad=4),
+    "3-D": case((9, 8, 17), (3, 2, 5), 4, 4, 5, stride=(2, 1, 2), dilation=(2, 1, 1), pad=2),
+}
+TOLERANCES = {"float64": 1e-13, "float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
+
+
+@pytest.fixture(params=_native_library.instruction_sets())
+def instruction_set(request):
+    """Each that this processor has, in use while a test runs."""
+    before = _native_library.instruction_set()
+    _native_library.use(request.param)
+    yield request.param
+    _native_library.use(before)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.usefixtures("instruction_set")
+def test_large_cases_are_what_numpy_computes(name, dtype):
+    dtype = np.dtype(getattr(jnp, dtype))
+    shapes = LARGE[name]
+    arrays = operands(shapes, dtype)
+    with jax.enable_x64(True):
+        for role in Role:
+            lhs, rhs = (jnp.asarray(arrays[operand]) for operand in role.operands)
+            result = compute(role, lhs, rhs, shapes[-1], "native")
+            assert result.dtype == dtype
+            exact = expected(role, shapes, dtype)
+            sums = expected(role, shapes, dtype, magnitude=True)
+            error = np.abs(np.asarray(result, np.float64) - exact)
+            assert (error <= TOLERANCES[dtype.name] * (sums + 1e-3)).all(), role.name
+
+
+def in_a_loop(role, lhs, rhs, convolution):
+    """A role of a convolution of images in NumPy, tap after tap, without any padding."""
+    shape = convolution.shape(role, lhs.shape, rhs.shape)
+    arrays = dict(zip(role.operands, (lhs, rhs), strict=True)) | {role: np.zeros(shape)}
+    x, filters, y = (arrays[role] for role in Role)
+    groups, (channels, outputs) = convolution.groups, filters.shape[2:]
+    each = outputs // groups
+    ranges = [range(n) for n in (*y.shape[:3], *filters.shape[:2])]
+    for b, i, j, a, c in itertools.product(*ranges):
+        at = [
+            o * stride + t * dilation - before
+            for o, t, stride, dilation, (before, _) in zip(
+                (i, j),
+                (a, c),
+                convolution.strides,
+                convolution.dilation,
+                convolution.padding,
+                strict=True,
+            )
+        ]
+        if not all(0 <= n < size for n, size in zip(at, convolution.image, strict=True)):
+            continue
+        for g in range(groups):
+            own, produced = slice(g * channels, (g + 1) * channels), slice(g * each, (g + 1) * each)
+            pixel, output = (b, *at, own), (b, i, j, produced)
+            weights = (a, c, slice(None), produced)
+            if role == Role.FORWARD:
+                y[output] += (x[pixel][:, None] * filters[weights]).sum(0)
+            elif role == Role.INPUT_GRADIENT:
+                x[pixel] += (filters[weights] * y[output]).sum(1)
+            else:
+                filters[weights] += np.outer(x[pixel], y[output])
+    return arrays[role]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("position", [0, 0.5, 1])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        case((7, 6), (3, 3), 1, 1, 9, pad=1),
+        case((7, 8), (3, 2), 4, 4, 5, stride=2, pad=2),
+        case((5, 6), (3, 3), 5, 18, 2, dilation=2, pad=((4, 1), (0, 3))),
+    ],
+    ids=["depthwise", "few channels", "wide"],
+)
+@pytest.mark.usefixtures("instruction_set")
+def test_infinities_and_nans_reach_what_they_reach_in_a_loop(shapes, position, value):
+    for role, spoilt in itertools.product(Role, range(2)):
+        arrays = operands(shapes, np.float64)
+        lhs_and_rhs = [arrays[operand].copy() for operand in role.operands]
+        flat = lhs_and_rhs[spoilt].reshape(-1)
+        flat[int(position * (flat.size - 1))] = value
+        wanted = in_a_loop(role, *lhs_and_rhs, shapes[-1])
+        result = compute(role, *map(jnp.float32, lhs_and_rhs), shapes[-1], "native")
+        np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-4, err_msg=role.name)
+
+
+def call(role=Role.FORWARD, shapes=None, dtypes=("float32",) * 3, **changes):
+    """A custom call whose shapes or attributes may not fit."""
+    shapes = shapes or ((1, 5, 5, 4), (3, 3, 2, 4), (1, 3, 3, 4))
+    attributes = {
+        "groups": np.int64(2),
+        "stride": np.array([1, 1]),
+        "dilation": np.array([1, 1]),
+        "before": np.array([0, 0]),
+    }
+    lhs, rhs, out = map(jax.ShapeDtypeStruct, shapes, map(jnp.dtype, dtypes))
+    function = jax.ffi.ffi_call(_native_library.target(role), out)
+    zeros = (jnp.zeros(one.shape, one.dtype) for one in (lhs, rhs))
+    return jax.block_until_ready(function(*zeros, **(attributes | changes)))
+
+
+def test_a_custom_call_that_fits_runs():
+    assert call().shape == (1, 3, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"groups": np.int64(3)}, "x must have the channels of all groups"),
+        ({"groups": np.int64(0)}, "groups must be positive"),
+        ({"stride": np.array([1, 0])}, "stride and dilation must be positive"),
+        ({"stride": np.array([1])}, "one number for each spatial axis"),
+        ({"before": np.array([0, 2**40])}, "less than 2\\^31"),
+        ({"shapes": ((1, 5, 4), (3, 3, 2, 4), (1, 3, 3, 4))}, "one to three spatial axes"),
+        ({"shapes": ((2, 5, 5, 4), (3, 3, 2, 4), (1, 3, 3, 4))}, "as many images"),
+        ({"shapes": ((1, 5, 5, 4), (3, 3, 2, 4), (1, 3, 3, 6))}, "the filters of all groups"),
+        ({"dtypes": ("float32", "float16", "float32")}, "one dtype"),
+        ({"dtypes": ("float32", "float32", "float16")}, "the operands' dtype"),
+        ({"dtypes": ("int32", "int32", "int32")}, "must be float32"),
+    ],
+)
+def test_a_custom_call_that_does_not_fit_is_refused(changes, message):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=f"grouped_conv: .*{message}"):
+        call(**changes)
+
+
+def test_results_do_not_depend_on_how_many_threads_there_are():
+    program = """
+        import hashlib, os, sys
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+        import jax, numpy as np
+        from grouped_conv_jax import grouped_conv2d
+        x, w = (np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+                for shape in ((4, 30, 31, 48), (3, 3, 4, 4, 12)))
+        step = jax.jit(jax.value_and_grad(
+            lambda w, x: (grouped_conv2d(x, w, padding="same") ** 2).sum(), (0, 1)))
+        for _ in range(3):
+            digest = hashlib.sha256()
+            for leaf in jax.tree.leaves(step(w, x)):
+                digest.update(np.asarray(leaf).tobytes())
+            print(digest.hexdigest())
+    """
+    digests = set()
+    for threads in "1", "2":
+        command = [sys.executable, "-c", textwrap.dedent(program), threads]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        digests |= set(done.stdout.split())
+    assert len(digests) == 1
+
+
+def test_threads_that_run_and_compile_at_once_get_what_one_gets_alone():
+    shapes = [((2, 20 + n, 21, 32), (3, 3, 1 + n % 3, 2, 32 // (1 + n % 3))) for n in range(6)]
+    shapes = [((*x[:3], w[2] * w[4]), w) for x, w in shapes]
+    random = np.random.default_rng(0)
+    programs = []
+    for x_shape, weights_shape in shapes:
+        x, w = (jnp.float32(random.standard_normal(one)) for one in (x_shape, weights_shape))
+
+        def loss(w, x):
+            return jnp.sum(grouped_conv2d(x, w, padding=1) ** 2)
+
+        programs.append((jax.jit(jax.grad(loss)), w, x))
+    alone = [np.asarray(step(w, x)) for step, w, x in programs]
+    end = time.monotonic() + 10
+    wrong = []
+
+    def run(first):
+        for i in itertools.count(first):
+            if time.monotonic() > end:
+                return
+            step, w, x = programs[i % len(programs)]
+            if i % 7 == first:
+                step = jax.jit(lambda w, x, step=step: step(w, x))  # compiled anew
+            if not np.array_equal(step(w, x), alone[i % len(programs)]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=run, args=(i,), daemon=True) for i in range(7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not wrong
+
+
+def test_scratch_does_not_grow_with_the_batch():
+    def held(batch):
+        convolution = Convolution((64, 64), (3, 3), 32, (1, 1), ((1, 1), (1, 1)), (1, 1))
+        x, filters = jnp.ones((batch, 64, 64, 32)), jnp.ones((3, 3, 1, 32))
+        jax.block_until_ready(compute(Role.FORWARD, x, filters, convolution, "native"))
+        return _native_library.scratch_bytes()
+
+    few = held(2)
+    assert held(64) <= max(few, 2 << 20) * 2
