@@ -88,18 +88,16 @@ def library(target: Target, build: Path, cache: str = "") -> Path:
     """
     environment = ({"ZIG_GLOBAL_CACHE_DIR": cache} if cache else {}) | os.environ
     build.mkdir(parents=True, exist_ok=True)
-    commands = _commands(target, build)
+    commands = _commands(target)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(lambda command: _compiler(target, environment, *command), commands):
-            pass
-    out = build / target.library
-    objects = [command[-1] for command in commands]
+        list(pool.map(lambda command: _compiler(target, build, environment, *command), commands))
     baseline = f"-mcpu={target.instruction_sets['baseline']}"
-    _compiler(target, environment, baseline, "-O3", "-shared", "-s", *objects, "-o", out)
-    return out
+    link = ("-O3", "-shared", "-s", *(command[-1] for command in commands), "-o", target.library)
+    _compiler(target, build, environment, baseline, *link)
+    return build / target.library
 
 
-def _commands(target: Target, build: Path) -> list[tuple[str | Path, ...]]:
+def _commands(target: Target) -> list[tuple[str | Path, ...]]:
     """The compiler's arguments for each object file, whose name comes last."""
     flags = (*FLAGS, "-isystem", _ffi_headers(), f'-DGROUPED_CONV_SOURCES="{digest()}"', "-c")
     found: list[tuple[str | Path, ...]] = []
@@ -107,10 +105,10 @@ def _commands(target: Target, build: Path) -> list[tuple[str | Path, ...]]:
         if source.name == KERNELS:
             for name, processor in target.instruction_sets.items():
                 own = (f"-mcpu={processor}", f"-DINSTRUCTION_SET={name}", *KERNEL_FLAGS)
-                found.append((*flags, *own, source, "-o", build / f"{source.stem}-{name}.o"))
+                found.append((*flags, *own, source, "-o", f"{source.stem}-{name}.o"))
         else:
             own = (f"-mcpu={target.instruction_sets['baseline']}",)
-            found.append((*flags, *own, source, "-o", build / f"{source.stem}.o"))
+            found.append((*flags, *own, source, "-o", f"{source.stem}.o"))
     return found
 
 
@@ -129,9 +127,12 @@ def _ffi_headers() -> str:
     return os.path.join(jaxlib.submodule_search_locations[0], "include")
 
 
-def _compiler(target: Target, environment: dict[str, str], *arguments: str | Path) -> None:
+def _compiler(
+    target: Target, build: Path, environment: dict[str, str], *arguments: str | Path
+) -> None:
+    # Within the folder, since the name that a library is linked by is recorded in it on macOS.
     command = [sys.executable, "-m", "ziglang", "c++", "-target", target.triple, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=build, env=environment, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [""]
         first = next((line for line in lines if "error:" in line), lines[-1])
@@ -139,7 +140,15 @@ def _compiler(target: Target, environment: dict[str, str], *arguments: str | Pat
 
 
 def _wheels(directory: str) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", ROOT]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        ROOT,
+    ]
     for name in TARGETS:
         subprocess.run(
             [*command, "--wheel-dir", directory],
