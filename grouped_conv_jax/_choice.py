@@ -1,6 +1,5 @@
 """Which implementation computes a role, for a platform and a shape, and why."""
 
-import functools
 import math
 from collections.abc import Callable
 from types import ModuleType
@@ -14,11 +13,12 @@ from grouped_conv_jax._implementations import blocks, lax, native, pointwise, ta
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
-# Weights a tap, and taps, up to which a GPU takes sums, in forward pass and input gradient. Up to
-# 7x7 a depthwise convolution of float32 is bound by memory there; the loops that sum up larger
-# filters are made for XLA:CPU.
+# Depthwise filters of up to 7x7 are bound by memory on a GPU (not measured).
 _FEW_ON_GPU, _TAPS_ON_GPU = 4, 49
-# Channels, and filters, of the narrowest matrix product that one group is computed by.
+# Channels or filters of a group below which sums over taps beat matrix products on CPU, and most of
+# a block-diagonal filter is zeros: forward, 1 * 32 takes seven times as long as with lax.
+_NARROW = 4
+# Matrix products of 1x1 filters with fewer channels or filters take up to twice lax's time.
 _FEWEST_OF_PRODUCTS = 8
 
 _MODULES: dict[str, ModuleType] = {
@@ -40,13 +40,9 @@ class Choice(NamedTuple):
     implementation: str
     reason: str
 
-    def function(self, role: Role, platform: str) -> Callable[..., jax.Array]:
+    def function(self, role: Role) -> Callable[..., jax.Array]:
         """Computes the role from its operands and the description of the convolution."""
-        function = getattr(_MODULES[self.implementation], role.name.lower())
-        if self.implementation == "taps":
-            # On a GPU the loops that keep strips apart would only be waited for.
-            return functools.partial(function, in_strips=platform == "cpu")
-        return function
+        return getattr(_MODULES[self.implementation], role.name.lower())
 
 
 def check_implementation(implementation: Any) -> str | None:
@@ -116,14 +112,13 @@ def choose(
         return Choice("lax", "one group is a dense convolution, which XLA does best")
     can = taps.unsupported(role, convolution, channels, filters) is None
     if platform == "cpu":
-        if can and _too_few_for_matrices(role, convolution, channels, filters):
-            return Choice(
-                "taps", f"{channels} * {filters} weights a tap: too few for matrices{missing}"
-            )
-        return Choice(
-            "blocks", f"{channels} * {filters} weights a tap: enough for matrices{missing}"
-        )
-    # Not measured yet: what XLA's sources and users' reports support, no more.
+        weights = f"{channels} * {filters} weights a tap{missing}"
+        narrow = min(channels, filters) < _NARROW
+        if narrow and can:
+            return Choice("taps", f"{weights}: too few for matrices")
+        if narrow and role == Role.FORWARD:
+            return Choice("lax", f"{weights}: blocks would be mostly zeros")
+        return Choice("blocks", f"{weights}: enough for matrices, a few groups at a time")
     few = channels * filters <= _FEW_ON_GPU
     few = can and few and math.prod(convolution.filter_size) <= _TAPS_ON_GPU
     if platform in ("cuda", "rocm") and few and role != Role.FILTER_GRADIENT:
@@ -134,37 +129,6 @@ def choose(
 def _is_better_as_product(
     role: Role, convolution: Convolution, channels: int, filters: int
 ) -> bool:
-    """Whether a CPU computes one group faster as a matrix product.
-
-    Measured on two x86-64 cores with the 1x1 filters of MobileNetV2 and ResNet-50, 8 images, and
-    JAX 0.10.2 (0.12.0): the forward pass takes 0.3 to 0.8 (0.6 to 1.3) of lax's time, the input
-    gradient 0.1 to 0.8 (0.5 to 1.4), the filter gradient 0.06 to 1 (0.1 to 0.8). With less than 8
-    channels or filters the first two take up to twice lax's time. Sums over channels, in
-    the place of products of up to 32 channels or filters, take 0.3 to 0.9 (0.6 to 1.2) and 0.25 to
-    0.8 (0.4 to 1.5) of it.
-    """
-    if not pointwise.suits(convolution):
-        return False
-    return role == Role.FILTER_GRADIENT or min(channels, filters) >= _FEWEST_OF_PRODUCTS
-
-
-def _too_few_for_matrices(
-    role: Role, convolution: Convolution, channels: int, filters: int
-) -> bool:
-    """Whether a CPU computes sums over taps, where they serve, faster than block-diagonal products.
-
-    Measured on two x86-64 cores with 8 images of 14x14 to 56x56 pixels in 32 to 256 groups. Forward
-    pass and input gradient of up to 16 channels times filters: with 2 * 8, 3 * 5 and 4 * 4, sums
-    take 0.2 to 0.9 of the time of blocks for filters of 3x3 to 11x11, with 1 * 16 a fifth to 0.9,
-    for volumes a tenth. Along one axis, 0.4 to 0.9 with few weights or terms, 0.4 to 2.3 with more.
-    Filter gradients: 0.3 to 0.8 of the time of blocks with less than 16 weights and with 16 * 1,
-    0.5 to 1.5 with 1 * 16 (of one image in many groups, 2.3 with 3x3), and 0.7 to 1.6 with 2 * 8,
-    8 * 2 and 4 * 4.
-    """
-    weights = channels * filters
-    if role == Role.FILTER_GRADIENT:
-        return weights < 16 or filters == 1
-    if len(convolution.image) > 1:
-        return True
-    summed = (channels if role == Role.FORWARD else filters) * math.prod(convolution.filter_size)
-    return (weights <= 8 and min(channels, filters) <= 2) or summed <= 72
+    """Whether a CPU computes one group faster as a matrix product."""
+    wide = role == Role.FILTER_GRADIENT or min(channels, filters) >= _FEWEST_OF_PRODUCTS
+    return pointwise.suits(convolution) and wide

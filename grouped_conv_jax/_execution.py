@@ -42,4 +42,4 @@ def compute(
         # A gradient's sums are as wide as is asked for, too.
         wide = max(jnp.dtype(preferred), lhs.dtype, key=lambda dtype: dtype.itemsize)
         lhs, rhs = lhs.astype(wide), rhs.astype(wide)
-    return choice.function(role, platform)(lhs, rhs, convolution=convolution).astype(dtype)
+    return choice.function(role)(lhs, rhs, convolution=convolution).astype(dtype)

@@ -128,4 +128,4 @@ class TestErrors:
 def test_every_role_has_a_function_in_every_implementation():
     for name in _choice._MODULES:
         for role in Role:
-            assert callable(_choice.Choice(name, "").function(role, "cpu"))
+            assert callable(_choice.Choice(name, "").function(role))

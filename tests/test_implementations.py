@@ -21,7 +21,6 @@ from implementation_cases import (
 
 from grouped_conv_jax import explain, grouped_conv2d
 from grouped_conv_jax._convolution import Role
-from grouped_conv_jax._implementations import outputs, pixels, pointwise_sums
 
 FLOAT32 = np.finfo(np.float32)
 
@@ -38,49 +37,6 @@ def test_every_role_is_what_numpy_computes(implementation, shapes):
             atol=1e-12,
             err_msg=role.name,
         )
-
-
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("1x1, sums")])
-def test_cases_of_sums_over_channels_are(name):
-    x_shape, filter_shape, convolution = CASES[name]
-    x = jnp.zeros(x_shape)
-    widths = filter_shape[-2], filter_shape[-1] // convolution.groups
-    assert pointwise_sums.suits(Role.FORWARD, x, *widths, convolution)
-
-
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("pixels in strips")])
-def test_cases_of_pixels_in_strips_are(name):
-    x_shape, _, convolution = CASES[name]
-    for role in (Role.FORWARD, Role.INPUT_GRADIENT):
-        assert pixels.suits(role, x_shape[0], 1, convolution, True)
-        assert pixels._make_strips(role, x_shape[0], 1, convolution)
-
-
-OUTPUTS_IN_STRIPS = {
-    "strided": case((24, 23), (14, 13), 1, 1, 64, batch=8, stride=2, pad=6),
-    "cropped and dilated": case(
-        (19, 18), (10, 11), 1, 1, 144, batch=6, dilation=(1, 2), pad=((-1, 4), (7, 6))
-    ),
-    "a loop over rows": case((17, 16), (12, 11), 1, 1, 1000, batch=8, pad=6),
-    "1-D": case((200,), (130,), 1, 1, 64, batch=8, pad=64),
-    "pairs": case((12, 13), (11, 12), 2, 2, 128, batch=8, pad=5),
-}
-
-
-@pytest.mark.parametrize("name", OUTPUTS_IN_STRIPS)
-def test_filter_gradients_that_are_sums_over_outputs_are_what_numpy_computes(name):
-    x_shape, _, convolution = shapes = OUTPUTS_IN_STRIPS[name]
-    assert outputs.suits(x_shape[0], convolution)
-    arrays = operands(shapes, np.float32)
-
-    gradient = jax.jit(
-        functools.partial(
-            compute, Role.FILTER_GRADIENT, convolution=convolution, implementation="taps"
-        )
-    )
-    result = gradient(arrays[Role.INPUT_GRADIENT], arrays[Role.FORWARD])
-    exact = expected(Role.FILTER_GRADIENT, shapes, np.float32)
-    np.testing.assert_allclose(result, exact, rtol=1e-4, atol=1e-6 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("name", LONG_SUMS)

@@ -1,38 +1,24 @@
 """Neighbouring groups merged into block-diagonal dense convolutions.
 
-A dense convolution a few dozen channels wide runs at the speed of a matrix product, which XLA's
-grouped one never does; the zeros off the diagonal cost less than the groups' own loop. Where sums
-whose lanes are filters are faster, of a few taps or of 1x1 filters, they take its place.
+A dense convolution a few dozen channels wide runs at the speed of a matrix product; the zeros off
+the diagonal cost less than one narrow convolution for each group.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 
 from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import (
-    lanes,
-    lax,
-    parts,
-    phases,
-    pointwise,
-    pointwise_sums,
-    products,
-    turns,
-)
+from grouped_conv_jax._implementations import lax, phases, pointwise
 
-# Narrower matrix products leave the vector units idle, wider ones multiply more zeros.
+# Narrower products leave vector units idle, wider ones multiply more zeros.
 _BLOCK_CHANNELS = 16
-# One matrix product of two groups with 1x1 filters takes half to all of the time that splitting the
-# images, multiplying them by groups and joining the results takes; of three groups, up to twice.
-_GROUPS_OF_ONE_PRODUCT = 2
-# More blocks than this are looped over, since the time to compile grows with them. XLA:CPU computes
-# a convolution in a loop on one core, without its fast kernels: twenty times slower.
-_UNROLLED_BLOCKS = 64
+# Each block is an operation of the program.
+_MOST_BLOCKS = 16
 
 
 def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
@@ -43,89 +29,81 @@ def unsupported(role: Role, convolution: Convolution, channels: int, filters: in
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``."""
-    widths = _widths(filters, convolution)
-    for sums in (pointwise_sums, lanes):
-        if sums.suits(Role.FORWARD, x, *widths, convolution):
-            return sums.forward(x, filters, convolution)
-    narrower = min(widths)
-    dense, merged = _merge(convolution, narrower)
+    dense, merged = _merge(convolution, filters.shape)
     blocks = _block_diagonal(filters, convolution.groups, merged)
-    function = pointwise.forward if pointwise.suits(dense) else lax.forward
-    return _each(functools.partial(function, convolution=dense), _split(x, len(blocks)), blocks)
+    images = _split(x, convolution.groups, merged)
+    function = _module(dense).forward
+    return jnp.concatenate(
+        [function(*block, dense) for block in zip(images, blocks, strict=True)], -1
+    )
 
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """``x`` ``(B, *image, G*C)``."""
-    widths = _widths(filters, convolution)
-    for sums in (pointwise_sums, lanes):
-        if sums.suits(Role.INPUT_GRADIENT, y, *widths, convolution):
-            return sums.input_gradient(filters, y, convolution)
-    narrower = min(widths)
-    dense, merged = _merge(convolution, narrower)
+    dense, merged = _merge(convolution, filters.shape)
     blocks = _block_diagonal(filters, convolution.groups, merged)
-    function: Callable[..., jax.Array] = lax.input_gradient
-    if pointwise.suits(dense):
-        function = pointwise.input_gradient
-    elif max(dense.strides) > 1:
+    cotangents = _split(y, convolution.groups, merged)
+    function = _module(dense).input_gradient
+    if max(dense.strides) > 1 and not pointwise.suits(dense):
         function = functools.partial(phases.input_gradient, forward=lax.forward)
-    return _each(functools.partial(function, convolution=dense), blocks, _split(y, len(blocks)))
+    return jnp.concatenate(
+        [function(*block, dense) for block in zip(blocks, cotangents, strict=True)], -1
+    )
 
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """Filters ``(*filter, C, G*F)``: the dense gradient's diagonal blocks."""
     groups = convolution.groups
-    # With 4 * 16 channels and filters, merging groups to 16 * 64 takes twice as long.
-    dense, merged = _merge(convolution, max(x.shape[-1], y.shape[-1]) // groups)
-    count = groups // merged
-    if not pointwise.suits(dense):
-        return products.of_blocks(x, y, convolution, merged)
-
-    def own(x: jax.Array, y: jax.Array) -> jax.Array:
-        product = pointwise.filter_gradient(x, y, dense)
-        return products.diagonal(product[..., None, :], merged)[..., 0, :]
-
-    return _each(own, _split(x, count), _split(y, count))
-
-
-def _widths(filters: jax.Array, convolution: Convolution) -> tuple[int, int]:
-    """Channels and filters of a group."""
-    return filters.shape[-2], filters.shape[-1] // convolution.groups
+    dense, merged = _merge(convolution, convolution.shape(Role.FILTER_GRADIENT, x.shape, y.shape))
+    images, cotangents = (_split(array, groups, merged) for array in (x, y))
+    channels = x.shape[-1] // groups
+    function = _module(dense).filter_gradient
+    return jnp.concatenate(
+        [
+            _diagonal(function(*block, dense), channels)
+            for block in zip(images, cotangents, strict=True)
+        ],
+        -1,
+    )
 
 
-def _each(
-    compute: Callable[[jax.Array, jax.Array], jax.Array],
-    lhs: Sequence[jax.Array],
-    rhs: Sequence[jax.Array],
-) -> jax.Array:
-    """Joins what ``compute`` makes of each block, on the last axis."""
-    if len(lhs) <= _UNROLLED_BLOCKS:
-        return jnp.concatenate([compute(*block) for block in zip(lhs, rhs, strict=True)], -1)
-    stacked = turns.stack_of_pairs(compute, jnp.stack(lhs), jnp.stack(rhs))
-    joined = jnp.moveaxis(stacked, 0, -2)
-    return joined.reshape(*joined.shape[:-2], -1)
+def _module(dense: Convolution) -> ModuleType:
+    return pointwise if pointwise.suits(dense) else lax
 
 
-def _merge(convolution: Convolution, width: int) -> tuple[Convolution, int]:
-    """The dense convolution of one block, and how many groups, ``width`` wide, it merges."""
-    dense = dataclasses.replace(convolution, groups=1)
-    if pointwise.suits(dense) and convolution.groups <= _GROUPS_OF_ONE_PRODUCT:
-        return dense, convolution.groups
-    wanted = math.ceil(_BLOCK_CHANNELS / width)
-    return dense, parts.divisor_about(convolution.groups, wanted)
+def _merge(convolution: Convolution, filters: tuple[int, ...]) -> tuple[Convolution, int]:
+    """The dense convolution of one block, and how many groups it merges."""
+    groups = convolution.groups
+    narrower = min(filters[-2], filters[-1] // groups)
+    merged = max(math.ceil(_BLOCK_CHANNELS / narrower), math.ceil(groups / _MOST_BLOCKS))
+    return dataclasses.replace(convolution, groups=1), min(merged, groups)
 
 
-def _split(array: jax.Array, count: int) -> list[jax.Array]:
-    return jnp.split(array, count, axis=-1)
+def _split(array: jax.Array, groups: int, merged: int) -> list[jax.Array]:
+    """``(..., G*N)`` to blocks of ``merged`` groups, the last of which may have fewer."""
+    width = array.shape[-1] // groups * merged
+    return jnp.split(array, list(range(width, array.shape[-1], width)), -1)
 
 
 def _block_diagonal(filters: jax.Array, groups: int, merged: int) -> list[jax.Array]:
-    """``(*filter, C, G*F)`` to ``G / merged`` filters ``(*filter, merged*C, merged*F)``."""
+    """``(*filter, C, G*F)`` to filters ``(*filter, n*C, n*F)`` of blocks of ``n`` groups."""
+    each = filters.shape[-1] // groups
+    return [_spread(block, block.shape[-1] // each) for block in _split(filters, groups, merged)]
+
+
+def _spread(filters: jax.Array, groups: int) -> jax.Array:
+    """``(*filter, C, n*F)`` to ``(*filter, n*C, n*F)``, zero where a group meets another."""
     *size, channels, outputs = filters.shape
-    count, each = groups // merged, outputs // groups
-    split = filters.reshape(*size, 1, channels, count, merged, each)
-    # A group's channels meet its own filters alone.
-    own = jnp.eye(merged, dtype=bool).reshape(merged, 1, 1, merged, 1)
+    split = filters.reshape(*size, 1, channels, groups, -1)
+    own = jnp.eye(groups, dtype=bool).reshape(groups, 1, groups, 1)
     spread = jnp.where(own, split, jnp.zeros((), filters.dtype))
-    return [
-        spread[..., i, :, :].reshape(*size, merged * channels, merged * each) for i in range(count)
-    ]
+    return spread.reshape(*size, groups * channels, outputs)
+
+
+def _diagonal(filters: jax.Array, channels: int) -> jax.Array:
+    """The inverse of :func:`_spread`."""
+    *size, rows, outputs = filters.shape
+    groups = rows // channels
+    split = filters.reshape(*size, groups, channels, groups, -1)
+    own = jnp.diagonal(split, axis1=-4, axis2=-2)  # (*filter, C, F, n)
+    return jnp.swapaxes(own, -1, -2).reshape(*size, channels, outputs)

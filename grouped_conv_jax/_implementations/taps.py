@@ -1,37 +1,28 @@
-"""Shift and add: a sum over the filter's taps of shifted images, its lanes over the groups.
+"""Shift and add: a sum over the filter's taps of shifted images, for few channels and filters.
 
-With few channels per group there is too little to sum for a matrix product. What remains is bound
-by memory, and XLA fuses the whole sum into one loop over data whose minor axis, the groups, is
-contiguous.
+With few channels and filters per group there is too little to sum for a matrix product. What
+remains is bound by memory, and XLA fuses a sum over taps into one loop whose minor axis is the
+groups.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from grouped_conv_jax._convolution import Convolution, Role, accumulator
-from grouped_conv_jax._implementations import (
-    correlations,
-    outputs,
-    parts,
-    phases,
-    pixels,
-    regions,
-    rows,
-    shifts,
-    strips_of_taps,
-    turns,
-)
+from grouped_conv_jax._implementations import phases
 
+# Channels times filters of a group.
 _FEW = 16
-# Parts of the groups, one after the other, of sums in turns: padded images and sum of all at
-# once would be larger than inputs and outputs. It takes 0.7 to 1.3 times as long.
-_PARTS = 2
+# Longer sums loop over the first axes of the filter, since the time to compile grows with them.
+_UNROLLED_TERMS = 128
 
 
 def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
@@ -47,142 +38,137 @@ def unsupported(role: Role, convolution: Convolution, channels: int, filters: in
     return None
 
 
-def forward(
-    x: jax.Array, filters: jax.Array, convolution: Convolution, in_strips: bool = True
-) -> jax.Array:
-    """``y`` ``(B, *outputs, G*F)``; in strips, where they serve, is for XLA:CPU alone."""
-    channels, planes = filters.shape[-2], math.prod(filters.shape[-2:]) // convolution.groups
-    if pixels.suits(Role.FORWARD, x.shape[0], planes, convolution, in_strips):
-        return pixels.forward(x, filters, convolution, in_strips)
-    if in_strips and strips_of_taps.suits(Role.FORWARD, x.shape[0], planes, convolution):
-        return strips_of_taps.forward(x, filters, convolution)
-    if rows.suits(convolution, x.shape[0], channels):
-        count = rows.parts_of_groups(Role.FORWARD, x, filters, convolution)
-        return _in_parts(Role.FORWARD, rows.forward, x, filters, convolution, count)
-    count = _parts_of_groups(convolution, channels)
-    return _in_parts(Role.FORWARD, _forward, x, filters, convolution, count)
+def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
+    """``y`` ``(B, *outputs, G*F)``."""
+    images = _planes(_pad(x, convolution), convolution.groups)
+    weights = [
+        _planes(filters[None, ..., channel, :], convolution.groups)
+        for channel in range(filters.shape[-2])
+    ]
+    return _join([_sum_over_taps(images, own, convolution) for own in zip(*weights, strict=True)])
 
 
-def input_gradient(
-    filters: jax.Array, y: jax.Array, convolution: Convolution, in_strips: bool = True
-) -> jax.Array:
-    """``x`` ``(B, *image, G*C)``, likewise."""
-    per_group = filters.shape[-1] // convolution.groups
-    planes = filters.shape[-2] * per_group
-    if pixels.suits(Role.INPUT_GRADIENT, y.shape[0], planes, convolution, in_strips):
-        return pixels.input_gradient(filters, y, convolution, in_strips)
-    if in_strips and strips_of_taps.suits(Role.INPUT_GRADIENT, y.shape[0], planes, convolution):
-        return strips_of_taps.input_gradient(filters, y, convolution)
-    if rows.suits(convolution, y.shape[0], per_group):
-        count = rows.parts_of_groups(Role.INPUT_GRADIENT, filters, y, convolution)
-        return _in_parts(Role.INPUT_GRADIENT, rows.input_gradient, filters, y, convolution, count)
-    count = _parts_of_groups(convolution, per_group)
-    return _in_parts(Role.INPUT_GRADIENT, _input_gradient, filters, y, convolution, count)
+def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """``x`` ``(B, *image, G*C)``."""
+    return phases.input_gradient(filters, y, convolution, forward)
 
 
-def _parts_of_groups(convolution: Convolution, planes: int) -> int:
-    """In how many parts the groups are to be computed."""
-    in_turns = planes * math.prod(convolution.filter_size) > shifts.UNROLLED_WEIGHTS
-    return parts.divisor_about(convolution.groups, _PARTS) if in_turns else 1
-
-
-def _in_parts(
-    role: Role,
-    compute: Callable[..., jax.Array],
-    lhs: jax.Array,
-    rhs: jax.Array,
-    convolution: Convolution,
-    count: int,
-) -> jax.Array:
-    """What ``compute`` makes of a part of the groups at a time."""
-    part = dataclasses.replace(convolution, groups=convolution.groups // count)
-    return turns.take_groups(
-        functools.partial(compute, convolution=part),
-        [lhs, rhs],
-        count,
-        convolution.shape(role, lhs.shape, rhs.shape),
-        accumulator(lhs, rhs),
-    )
-
-
-def _forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
-    images = shifts.planes(x, convolution.groups)
-    terms = [
-        [regions.Shift(i, i * dilation - before) for i in range(size)]
-        for size, dilation, (before, _) in zip(
-            convolution.filter_size, convolution.dilation, convolution.padding, strict=True
+def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
+    """Filters ``(*filter, C, G*F)``: images convolved with ``y``, stride and dilation exchanged."""
+    reached = [
+        (k - 1) * dilation + (n - 1) * stride + 1
+        for k, dilation, n, stride in zip(
+            convolution.filter_size,
+            convolution.dilation,
+            convolution.outputs,
+            convolution.strides,
+            strict=True,
         )
     ]
-    by_filter = list(zip(*shifts.weights(filters, convolution.groups), strict=True))
-    return shifts.join(
-        [
-            shifts.sum_of_shifts(
-                images,
-                [plane[None] for plane in weights],
-                terms,
-                convolution.outputs,
-                convolution.strides,
-                len(by_filter),
+    exchanged = dataclasses.replace(
+        convolution,
+        filter_size=convolution.outputs,
+        strides=convolution.dilation,
+        dilation=convolution.strides,
+        padding=tuple(
+            (before, extent - size - before)
+            for (before, _), extent, size in zip(
+                convolution.padding, reached, convolution.image, strict=True
             )
-            for weights in by_filter
-        ]
+        ),
     )
-
-
-def _input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """One sum at stride one.
-
-    The phases are axes of the weights, each behind the axis that it interleaves with.
-    """
-    axes = phases.axes(convolution)
-    terms: list[list[regions.Shift]] = []
-    counts: list[int] = []
-    for axis in axes:
-        start = axis.quotients[-1] - axis.padding[0]
-        terms += [
-            [regions.Shift(q // axis.dilation, start - q) for q in axis.quotients],
-            [regions.Shift(None, 0)],
-        ]
-        counts += [axis.count, 1]
-    images = [
-        jnp.expand_dims(plane, [2 * i + 2 for i in range(len(axes))])
-        for plane in shifts.planes(y, convolution.groups)
+    cotangents = _planes(y, convolution.groups)
+    by_channel = [
+        _join([_sum_over_taps([image], [own], exchanged).sum(0) for own in cotangents])
+        for image in _planes(_pad(x, exchanged), convolution.groups)
     ]
-    gradients = []
-    by_channel = shifts.weights(filters, convolution.groups)
-    for weights in by_channel:
-        phased = [phases.split_filters(plane, convolution)[None] for plane in weights]
-        total = shifts.sum_of_shifts(
-            images, phased, terms, counts, [1] * len(counts), len(by_channel)
-        )
-        gradients.append(phases.interleave(total, axes))
-    return shifts.join(gradients)
+    return jnp.stack(by_channel, -2)
 
 
-def filter_gradient(
-    x: jax.Array, y: jax.Array, convolution: Convolution, in_strips: bool = True
+def _sum_over_taps(
+    images: Sequence[jax.Array], weights: Sequence[jax.Array], convolution: Convolution
 ) -> jax.Array:
-    """Filters ``(*filter, C, G*F)``, likewise.
+    """``(B, *outputs, G)``: the sum over taps and images of windows, each times its weight.
 
-    Pairs of a channel and a filter take turns in a loop, which compiles once and copies one pair.
+    Args:
+        images: arrays ``(B, *padded, G)``.
+        weights: for each image an array ``(B, *filter, G)``, or ``(1, *filter, G)`` for all.
+        convolution: says where the windows are.
     """
-    groups = convolution.groups
-    images = x.reshape(*x.shape[:-1], groups, -1)
-    cotangents = y.reshape(*y.shape[:-1], groups, -1)
-    channels, filters = images.shape[-1], cotangents.shape[-1]
-    correlate = correlations.correlate
-    if in_strips and outputs.suits(x.shape[0], convolution):
-        correlate = outputs.correlate
+    size, dtype = convolution.filter_size, accumulator(*images, *weights)
+    extents = [
+        (n - 1) * stride + 1
+        for n, stride in zip(convolution.outputs, convolution.strides, strict=True)
+    ]
+    looped = _looped_axes(size, len(images))
 
-    def of_pair(pair: jax.Array) -> jax.Array:
-        image = lax.dynamic_index_in_dim(images, pair // filters, -1, keepdims=False)
-        cotangent = lax.dynamic_index_in_dim(cotangents, pair % filters, -1, keepdims=False)
-        return correlate(image, cotangent, convolution)
+    def product(image: jax.Array, plane: jax.Array, tap: Sequence[int]) -> jax.Array:
+        starts = [i * step for i, step in zip(tap, convolution.dilation, strict=True)]
+        ends = [start + extent for start, extent in zip(starts, extents, strict=True)]
+        window = lax.slice(
+            image,
+            [0, *starts, 0],
+            [image.shape[0], *ends, image.shape[-1]],
+            [1, *convolution.strides, 1],
+        )
+        weight = plane[(slice(None), *(slice(i, i + 1) for i in tap))]
+        return window.astype(dtype) * weight.astype(dtype)
 
-    if channels * filters == 1:
-        return correlate(x, y, convolution)[..., None, :]
-    gradients = turns.stack(channels * filters, of_pair)
-    # (C, F, *filter, G) to (*filter, C, G * F)
-    split = gradients.reshape(channels, filters, *gradients.shape[1:])
-    whole = jnp.moveaxis(split, (0, 1), (-3, -1))
-    return whole.reshape(*convolution.filter_size, channels, -1)
+    def add_up(images: Sequence[jax.Array], weights: Sequence[jax.Array]) -> jax.Array:
+        pairs = list(zip(images, weights, strict=True))
+        *others, last = [1] * looped + list(size[looped:])
+        rows = [
+            [product(*pair, (*tap, i)) for i in range(last) for pair in pairs]
+            for tap in np.ndindex(*others)
+        ]
+        # Sums of rows round less than one long chain of additions.
+        return _total(map(_total, rows))
+
+    def add_turn(turn: jax.Array, total: jax.Array) -> jax.Array:
+        first = jnp.unravel_index(turn, size[:looped])
+        starts = [i * step for i, step in zip(first, convolution.dilation, strict=False)]
+        return total + add_up(
+            [_part(image, starts, extents) for image in images],
+            [_part(plane, first, [1] * looped) for plane in weights],
+        )
+
+    if not looped:
+        return add_up(images, weights)
+    shape = images[0].shape[0], *convolution.outputs, images[0].shape[-1]
+    return lax.fori_loop(0, math.prod(size[:looped]), add_turn, jnp.zeros(shape, dtype))
+
+
+def _looped_axes(size: Sequence[int], images: int) -> int:
+    """How many of the filter's axes to loop over for a turn to be a short sum."""
+    short = (n for n in range(len(size)) if math.prod(size[n:]) * images <= _UNROLLED_TERMS)
+    return next(short, len(size))
+
+
+def _part(array: jax.Array, starts: Sequence[jax.Array], sizes: Sequence[int]) -> jax.Array:
+    """A part of ``(B, *spatial, G)`` along as many of its spatial axes as there are starts."""
+    for axis, (start, size) in enumerate(zip(starts, sizes, strict=False), 1):
+        array = lax.dynamic_slice_in_dim(array, start, size, axis)
+    return array
+
+
+def _total(terms: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(operator.add, terms)
+
+
+def _pad(x: jax.Array, convolution: Convolution) -> jax.Array:
+    """Zeros around the spatial axes; negative numbers crop."""
+    edges = [(before, after, 0) for before, after in convolution.padding]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+
+
+def _planes(x: jax.Array, groups: int) -> list[jax.Array]:
+    """``(..., G*C)`` to ``C`` arrays ``(..., G)``."""
+    split = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return [split[..., c] for c in range(split.shape[-1])]
+
+
+def _join(planes: Sequence[jax.Array]) -> jax.Array:
+    """The inverse of :func:`_planes`."""
+    if len(planes) == 1:
+        return planes[0]
+    return jnp.stack(planes, -1).reshape(*planes[0].shape[:-1], -1)
