@@ -177,21 +177,35 @@ void reduce(const Correlation& n, const Block& block, const Share& share, A* sum
   const int64_t columns = counted(width, block.at[2]), size = share.vectors * L;
   A* ys = scratch + (n.rows_at_once + height.halo) * n.layout.row_size;
   const int64_t y_size = n.rows_at_once * columns * size;
+  const int64_t all = n.groups * n.outputs, y_row = width.output * all;
+  // Depthwise cotangents that are read but a few times are read where they lie.
+  const bool in_place = __is_same(A, S) && n.merged == L && n.inputs == 1 && n.outputs == 1 &&
+                        (share.first_block + share.blocks) * L <= all &&
+                        n.first_tap[n.phases] <= 2 * kReduced;
   walk(
       n, block, scratch,
       [&](const SourceRow& row) { copy_sources<A, S>(n, share, sources, row, scratch); },
       [&](int64_t at, int64_t count) {
         const int64_t row =
             (block.image * depth.output + block.at[0]) * height.output + block.at[1] + at;
-        for (int64_t i = 0; i < count; ++i)
+        const int64_t pixel = row * width.output + block.at[2];
+        for (int64_t i = 0; i < count && !in_place; ++i)
           for (int64_t b = 0; b < share.blocks; ++b)
             copy_cotangents<A, S>(n, share, share.first_block + b, outputs,
-                                  (row + i) * width.output + block.at[2], columns,
+                                  pixel + i * width.output, columns,
                                   ys + b * y_size + i * columns * size);
-        for (int64_t b = 0; b < share.blocks; ++b)
-          reduce_rows<A>(n, share, scratch + b * n.layout.block_size, ys + b * y_size,
-                         Rows{count, columns, n.layout.row_size, columns * size},
+        const A* lying = static_cast<const A*>(n.y) + pixel * all + share.first_block * L;
+        for (int64_t b = 0; b < share.blocks; ++b) {
+          const Rows rows{count,
+                          columns,
+                          n.layout.row_size,
+                          in_place ? y_row : columns * size,
+                          in_place ? all : size,
+                          in_place ? count * y_row : 0};
+          reduce_rows<A>(n, share, scratch + b * n.layout.block_size,
+                         in_place ? lying + b * L : ys + b * y_size, rows,
                          sums + b * n.first_tap[n.phases] * share.channels * size);
+        }
       });
 }
 

@@ -128,6 +128,8 @@ struct CorrelateTiles {
 // Some rows of outputs, whose products with sources are summed up.
 struct Rows {
   int64_t count, columns, source_step, y_step;
+  int64_t y_column;  // numbers from one column of y to the next
+  int64_t ahead;     // numbers from a vector of y to the one that is fetched with it
 };
 
 // Sums of a tile.
@@ -143,7 +145,7 @@ void reduce_tile(const A* source, int64_t column, const A* y, const Rows& rows, 
     UNROLL for (int64_t v = 0; v < V; ++v) s[j][v] = load_aligned<A>(sums + (j * V + v) * L);
   for (int64_t row = 0; row < rows.count; ++row) {
     const A *p = source + row * rows.source_step, *q = y + row * rows.y_step;
-    for (const A* end = q + rows.columns * V * L; q != end; p += column, q += V * L) {
+    for (const A* end = q + rows.columns * rows.y_column; q != end; p += column, q += rows.y_column) {
       Vector<A> f[V];
       UNROLL for (int64_t v = 0; v < V; ++v) f[v] = load_aligned<A>(q + v * L);
       UNROLL for (int64_t j = 0; j < J; ++j) {
@@ -187,8 +189,9 @@ void reduce_runs(const Run* runs, const A* source, const A* y, const Rows& rows,
     const A* p[N];
     UNROLL for (int64_t i = 0; i < N; ++i) p[i] = source + row * rows.source_step + runs[i].source;
     const A* q = y + row * rows.y_step;
-    for (const A* end = q + rows.columns * L; q != end; q += L) {
-      const Vector<A> f = load_aligned<A>(q);
+    for (const A* end = q + rows.columns * rows.y_column; q != end; q += rows.y_column) {
+      __builtin_prefetch(q + rows.ahead);
+      const Vector<A> f = load<A>(q);
       UNROLL for (int64_t i = 0; i < N; ++i) {
         UNROLL for (int64_t k = 0; k < K; ++k) s[i][k] += load_aligned<A>(p[i] + k * L) * f;
         p[i] += L;

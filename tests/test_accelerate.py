@@ -87,7 +87,7 @@ class TestForms:
             return y, convolve(x, w)
 
         told = explain(both, *operands())
-        assert [one.implementation for one in told] == ["lax", "taps"]
+        assert [one.implementation for one in told] == ["lax", "native"]
         off = accelerate(convolve, enabled=False)
         assert not is_fast(off, *operands())
         assert not is_fast(gradients(off), *operands())

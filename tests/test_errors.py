@@ -99,7 +99,9 @@ def test_a_hyperparameter_that_is_traced(name):
 
 def test_an_unknown_implementation_hears_which_there_are():
     message = message_of(ValueError, grouped_conv2d, X, WEIGHTS, implementation="cudnn")
-    assert message == ("implementation must be one of 'lax', 'taps', 'blocks' or None, got 'cudnn'")
+    assert message == (
+        "implementation must be one of 'native', 'lax', 'taps', 'blocks' or None, got 'cudnn'"
+    )
 
 
 class TestModulesInput:

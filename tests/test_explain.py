@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grouped_conv_jax import _choice, explain, grouped_conv2d
+from grouped_conv_jax import _choice, _native_library, explain, grouped_conv2d
 from grouped_conv_jax._convolution import Role
 
 ROLES = {"forward", "input_gradient", "filter_gradient"}
@@ -87,11 +87,24 @@ def test_an_implementation_given_by_name_is_told_with_that_reason(name):
     assert set(told.values()) == {(name, "asked for by name")}
 
 
+@pytest.mark.parametrize("operands", [DENSE, DEPTHWISE], ids=["dense", "depthwise"])
+def test_a_cpu_takes_the_native_kernels(operands):
+    told = explain(*operands, platform="cpu", **ARGUMENTS)
+    assert {choice.implementation for choice in told.values()} == {"native"}
+
+
+def test_without_the_native_library_the_reason_is_told(monkeypatch):
+    monkeypatch.setattr(_native_library, "status", lambda: "it was not built")
+    told = explain(*DEPTHWISE, platform="cpu", **ARGUMENTS)
+    assert {choice.implementation for choice in told.values()} == {"taps"}
+    assert all("it was not built" in choice.reason for choice in told.values())
+
+
 @pytest.mark.parametrize(
     ("operands", "implementation"), [(DENSE, None), (DEPTHWISE, "lax")], ids=["dense", "by name"]
 )
-def test_tells_that_lax_serves_one_group_and_whoever_asks_for_it(operands, implementation):
-    told = explain(*operands, implementation=implementation, **ARGUMENTS)
+def test_tells_that_lax_computes_one_group_and_whatever_asks_for_it(operands, implementation):
+    told = explain(*operands, implementation=implementation, platform="tpu", **ARGUMENTS)
     assert {choice.implementation for choice in told.values()} == {"lax"}
     assert all("one group" in c.reason or "by name" in c.reason for c in told.values())
 

@@ -11,11 +11,8 @@ from implementation_cases import (
     CASES,
     IMPLEMENTATIONS,
     LONG_SUMS,
-    case,
-    compute,
     computed,
     expected,
-    operands,
     supported,
 )
 

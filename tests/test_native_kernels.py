@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from implementation_cases import case, compute, expected, operands
 
-from grouped_conv_jax import _native_library, grouped_conv2d
+from grouped_conv_jax import _native_library, explain, grouped_conv2d
 from grouped_conv_jax._convolution import Convolution, Role
 
 # Rows longer than a tile and pairs of rows of seven, blocks of groups with some left over, several
@@ -233,3 +233,19 @@ def test_scratch_does_not_grow_with_the_batch():
 
     few = held(2)
     assert held(64) <= max(few, 2 << 20) * 2
+
+
+def test_the_kernels_are_refused_where_they_cannot_run():
+    x, weights = jnp.ones((1, 5, 5, 4)), jnp.ones((3, 3, 2, 1, 2))
+    convolve = jax.jit(lambda x, w: grouped_conv2d(x, w, implementation="native"))
+    with pytest.raises(NotImplementedError, match="an exported program cannot call them"):
+        jax.export.export(convolve)(x, weights)
+    with pytest.raises(NotImplementedError, match="a program for 'tpu' cannot call them"):
+        explain(x, weights, implementation="native", platform="tpu")
+
+
+def test_exported_programs_call_no_kernel():
+    x, weights = jnp.ones((1, 5, 5, 4)), jnp.ones((3, 3, 2, 1, 2))
+    exported = jax.export.export(jax.jit(grouped_conv2d))(x, weights)
+    assert "custom_call" not in exported.mlir_module()
+    np.testing.assert_allclose(exported.call(x, weights), np.full((1, 3, 3, 2), 18.0))
