@@ -15,6 +15,11 @@ struct Met {
   int64_t source;  // in the image
 };
 
+// An output and the source that it meets at some tap.
+struct Pair {
+  int64_t output, source;
+};
+
 // The taps inside of the image of an output of one axis, and whether there are none outside.
 struct Meeting {
   Meeting(const Axis& axis, int64_t output) {
@@ -31,6 +36,7 @@ struct Meeting {
   bool inside = true;
 };
 
+// Calls f(tap, source pixel) for every tap of an output inside of the image.
 template <class F>
 void for_taps(const Plan& plan, const std::array<Meeting, 3>& met, int64_t image, const F& f) {
   const Axis* axes = plan.axes;
@@ -87,6 +93,14 @@ void reduce_exactly(Threads& threads, const Plan& plan, void* result) {
   const Axis* axes = plan.axes;
   const int64_t outputs = n.groups * n.outputs;
   const int64_t taps = axes[0].size * axes[1].size * axes[2].size;
+  // Along each axis, by tap: which outputs meet which sources.
+  std::vector<std::vector<Pair>> met[3];
+  for (int i = 0; i < 3; ++i) {
+    met[i].resize(size_t(axes[i].size));
+    for (int64_t output = 0; output < axes[i].output; ++output)
+      for (const Met& tap : Meeting(axes[i], output).taps)
+        met[i][size_t(tap.index)].push_back({output, tap.source});
+  }
   with_numbers(n.number, n.result, [&](auto number, auto sum, auto converted) {
     using S = decltype(number);
     using A = decltype(sum);
@@ -95,25 +109,28 @@ void reduce_exactly(Threads& threads, const Plan& plan, void* result) {
     // One tap and channel at a time, of all groups.
     parallel_for(threads, taps * n.inputs, [&](int64_t task) {
       const int64_t tap = task / n.inputs, c = task % n.inputs;
-      std::vector<A> sums(outputs, A(0));
+      const int64_t tap_z = tap / axes[2].size / axes[1].size;
+      const int64_t tap_y = tap / axes[2].size % axes[1].size, tap_x = tap % axes[2].size;
+      std::vector<A> sums(size_t(outputs), A(0));
       for (int64_t image = 0; image < plan.batch; ++image)
-        for (int64_t qz = 0; qz < axes[0].output; ++qz)
-          for (int64_t qy = 0; qy < axes[1].output; ++qy)
-            for (int64_t qx = 0; qx < axes[2].output; ++qx) {
-              const std::array<Meeting, 3> met{Meeting(axes[0], qz), Meeting(axes[1], qy),
-                                               Meeting(axes[2], qx)};
-              for_taps(plan, met, image, [&](int64_t own, int64_t pixel) {
-                if (own != tap) return;
-                const S* cotangent =
-                    y + (((image * axes[0].output + qz) * axes[1].output + qy) * axes[2].output + qx) *
-                            outputs;
-                for (int64_t i = 0; i < outputs; ++i)
-                  sums[i] += to_float(x[(pixel * n.groups + i / n.outputs) * n.inputs + c]) *
-                             to_float(cotangent[i]);
-              });
+        for (const Pair& pz : met[0][size_t(tap_z)])
+          for (const Pair& py : met[1][size_t(tap_y)])
+            for (const Pair& px : met[2][size_t(tap_x)]) {
+              const int64_t pixel =
+                  ((image * axes[0].source + pz.source) * axes[1].source + py.source) *
+                      axes[2].source + px.source;
+              const int64_t place =
+                  ((image * axes[0].output + pz.output) * axes[1].output + py.output) *
+                      axes[2].output + px.output;
+              const S* channel = x + pixel * n.groups * n.inputs + c;
+              const S* cotangent = y + place * outputs;
+              for (int64_t g = 0; g < n.groups; ++g)
+                for (int64_t f = 0; f < n.outputs; ++f)
+                  sums[size_t(g * n.outputs + f)] += to_float(channel[g * n.inputs]) *
+                                                     to_float(cotangent[g * n.outputs + f]);
             }
       R* to = static_cast<R*>(result) + task * outputs;
-      for (int64_t i = 0; i < outputs; ++i) to[i] = from_float<R>(sums[i]);
+      for (int64_t i = 0; i < outputs; ++i) to[i] = from_float<R>(sums[size_t(i)]);
     });
   });
 }

@@ -107,7 +107,10 @@ LONG_SUMS = {
     "many channels per group": case((14, 14), (3, 3), 16, 16, 4, batch=4, pad=1),
     "1x1": case((14, 14), (1, 1), 32, 32, 2, batch=4),
     "1x1, few products": case((7, 7), (1, 1), 80, 320, 3, batch=8),
+    "wide groups, few products": case((7, 7), (3, 3), 24, 24, 4, batch=8, pad=1),
     "two groups": case((12, 12), (5, 5), 24, 32, 2, batch=4, pad=2),
+    "two groups, strided": case((28, 28), (3, 3), 24, 24, 2, batch=8, stride=2, pad=1),
+    "two groups, one image": case((40, 40), (3, 3), 24, 24, 2, batch=1, pad=1),
 }
 
 
@@ -131,14 +134,18 @@ def expected(role, shapes, dtype, magnitude=False):
     return getattr(reference_roles, role.name.lower())(*arrays, shapes[-1])
 
 
+def widths(shapes):
+    """Channels and filters of a group."""
+    _, filter_shape, convolution = shapes
+    return filter_shape[-2], filter_shape[-1] // convolution.groups
+
+
 def roles(implementation, shapes):
     """The roles that an implementation can compute; ``None``, which chooses, computes all."""
     if implementation is None:
         return list(Role)
-    _, filter_shape, convolution = shapes
-    channels, filters = filter_shape[-2], filter_shape[-1] // convolution.groups
     module = _choice._MODULES[implementation]
-    return [role for role in Role if not module.unsupported(role, convolution, channels, filters)]
+    return [role for role in Role if not module.unsupported(role, shapes[-1], *widths(shapes))]
 
 
 def supported(cases):

@@ -7,6 +7,7 @@ groups.
 
 import dataclasses
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Iterable, Sequence
@@ -55,26 +56,23 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """Filters ``(*filter, C, G*F)``: images convolved with ``y``, stride and dilation exchanged."""
-    reached = [
-        (k - 1) * dilation + (n - 1) * stride + 1
-        for k, dilation, n, stride in zip(
-            convolution.filter_size,
-            convolution.dilation,
-            convolution.outputs,
-            convolution.strides,
-            strict=True,
-        )
-    ]
+    sizes = zip(
+        convolution.image,
+        convolution.padding,
+        convolution.effective_filter_size,
+        convolution.outputs,
+        convolution.strides,
+        strict=True,
+    )
     exchanged = dataclasses.replace(
         convolution,
         filter_size=convolution.outputs,
         strides=convolution.dilation,
         dilation=convolution.strides,
+        # Up to the last pixel that the filters reach.
         padding=tuple(
-            (before, extent - size - before)
-            for (before, _), extent, size in zip(
-                convolution.padding, reached, convolution.image, strict=True
-            )
+            (before, extent + (n - 1) * stride - size - before)
+            for size, (before, _), extent, n, stride in sizes
         ),
     )
     cotangents = _planes(y, convolution.groups)
@@ -95,14 +93,36 @@ def _sum_over_taps(
         weights: for each image an array ``(B, *filter, G)``, or ``(1, *filter, G)`` for all.
         convolution: says where the windows are.
     """
-    size, dtype = convolution.filter_size, accumulator(*images, *weights)
-    extents = [
-        (n - 1) * stride + 1
-        for n, stride in zip(convolution.outputs, convolution.strides, strict=True)
-    ]
-    looped = _looped_axes(size, len(images))
+    size = convolution.filter_size
+    short = (n for n in range(len(size)) if math.prod(size[n:]) * len(images) <= _UNROLLED_TERMS)
+    looped = next(short, len(size))
+    others = list(np.ndindex(*[1] * looped, *size[looped:]))
+    if not looped:
+        return _sum_of_products(images, weights, others, convolution)
+    extents = _extents(convolution)
 
-    def product(image: jax.Array, plane: jax.Array, tap: Sequence[int]) -> jax.Array:
+    def add_turn(turn: jax.Array, total: jax.Array) -> jax.Array:
+        first = jnp.unravel_index(turn, size[:looped])
+        starts = [i * step for i, step in zip(first, convolution.dilation, strict=False)]
+        windows = [_part(image, starts, extents) for image in images]
+        own = [_part(plane, first, [1] * looped) for plane in weights]
+        return total + _sum_of_products(windows, own, others, convolution)
+
+    shape = images[0].shape[0], *convolution.outputs, images[0].shape[-1]
+    zeros = jnp.zeros(shape, accumulator(*images, *weights))
+    return lax.fori_loop(0, math.prod(size[:looped]), add_turn, zeros)
+
+
+def _sum_of_products(
+    images: Sequence[jax.Array],
+    weights: Sequence[jax.Array],
+    taps: Sequence[tuple[int, ...]],
+    convolution: Convolution,
+) -> jax.Array:
+    """As :func:`_sum_over_taps`, of some of the taps."""
+    dtype, extents = accumulator(*images, *weights), _extents(convolution)
+
+    def product(image: jax.Array, plane: jax.Array, tap: tuple[int, ...]) -> jax.Array:
         starts = [i * step for i, step in zip(tap, convolution.dilation, strict=True)]
         ends = [start + extent for start, extent in zip(starts, extents, strict=True)]
         window = lax.slice(
@@ -114,34 +134,16 @@ def _sum_over_taps(
         weight = plane[(slice(None), *(slice(i, i + 1) for i in tap))]
         return window.astype(dtype) * weight.astype(dtype)
 
-    def add_up(images: Sequence[jax.Array], weights: Sequence[jax.Array]) -> jax.Array:
-        pairs = list(zip(images, weights, strict=True))
-        *others, last = [1] * looped + list(size[looped:])
-        rows = [
-            [product(*pair, (*tap, i)) for i in range(last) for pair in pairs]
-            for tap in np.ndindex(*others)
-        ]
-        # Sums of rows round less than one long chain of additions.
-        return _total(map(_total, rows))
-
-    def add_turn(turn: jax.Array, total: jax.Array) -> jax.Array:
-        first = jnp.unravel_index(turn, size[:looped])
-        starts = [i * step for i, step in zip(first, convolution.dilation, strict=False)]
-        return total + add_up(
-            [_part(image, starts, extents) for image in images],
-            [_part(plane, first, [1] * looped) for plane in weights],
-        )
-
-    if not looped:
-        return add_up(images, weights)
-    shape = images[0].shape[0], *convolution.outputs, images[0].shape[-1]
-    return lax.fori_loop(0, math.prod(size[:looped]), add_turn, jnp.zeros(shape, dtype))
+    pairs = list(zip(images, weights, strict=True))
+    rows = itertools.groupby(taps, lambda tap: tap[:-1])
+    # Sums of rows round less than one long chain of additions.
+    return _total(_total(product(*pair, tap) for tap in row for pair in pairs) for _, row in rows)
 
 
-def _looped_axes(size: Sequence[int], images: int) -> int:
-    """How many of the filter's axes to loop over for a turn to be a short sum."""
-    short = (n for n in range(len(size)) if math.prod(size[n:]) * images <= _UNROLLED_TERMS)
-    return next(short, len(size))
+def _extents(convolution: Convolution) -> list[int]:
+    """How many pixels a window spans along each axis."""
+    sizes = zip(convolution.outputs, convolution.strides, strict=True)
+    return [(n - 1) * stride + 1 for n, stride in sizes]
 
 
 def _part(array: jax.Array, starts: Sequence[jax.Array], sizes: Sequence[int]) -> jax.Array:
