@@ -7,7 +7,8 @@
 namespace grouped_conv {
 namespace {
 
-// Copies numbers in another order: number i of the target is number index[i] of the source, or zero.
+// Copies numbers in another order: number i of the target is number index[i] of the source, or
+// zero.
 template <class A>
 struct Shuffle {
   template <class F>
@@ -25,7 +26,8 @@ struct Shuffle {
       for (int64_t v = 0; v < count; ++v)
         store_aligned<A>(to + v * L, pick<A>(vectors, count, index + v * L));
     } else {
-      for (int64_t i = 0; i < size; ++i) to[i] = index[i] < there ? A(to_float(from[index[i]])) : A(0);
+      for (int64_t i = 0; i < size; ++i)
+        to[i] = index[i] < there ? A(to_float(from[index[i]])) : A(0);
     }
   }
   int64_t size, there;
@@ -39,9 +41,8 @@ template <class A>
 INLINE Shuffle<A> shuffle_sources(const Correlation& n, int64_t groups) {
   const bool is_plain = n.merged == 1 || n.inputs == 1;
   const int shift = logarithm(n.merged);
-  return Shuffle<A>(n.merged * n.inputs, groups * n.inputs, is_plain, [&](int64_t i) {
-    return (i & (n.merged - 1)) * n.inputs + (i >> shift);
-  });
+  return Shuffle<A>(n.merged * n.inputs, groups * n.inputs, is_plain,
+                    [&](int64_t i) { return (i & (n.merged - 1)) * n.inputs + (i >> shift); });
 }
 
 // The place among the outputs of M groups of a lane of one of their vectors.
@@ -107,7 +108,8 @@ INLINE void copy_sources(const Correlation& n, const Share& share, const Shuffle
   const int64_t channel = share.first_block * n.merged * n.inputs + share.first_channel;
   const S* from = static_cast<const S*>(n.x) + row.pixel * all + channel;
   if (n.merged == L && n.inputs == 1 && channel + share.blocks * L <= all) {
-    // Block after block would read single lines of memory, far apart. These are fetched a row ahead.
+    // Block after block would read single lines of memory, far apart. These are fetched a row
+    // ahead.
     const int64_t ahead = n.axes[1].stride * n.axes[2].source * all;
     for (int64_t i = row.from; i < row.to; ++i)
       for (int64_t b = 0; b < share.blocks; ++b) {
@@ -162,8 +164,8 @@ bool pack(const Correlation& n, const Filters& w, const Share& share, A* packed)
     const int64_t filter = (share.first_vector + i / L) * part + i % L / n.merged;
     const int64_t own = group + i % n.merged;
     offsets[i] = filter >= n.outputs || i % n.merged >= groups ? -1
-                 : w.exchanged ? filter * width + own * w.filters
-                               : own * w.filters + filter;
+                 : w.exchanged                                 ? filter * width + own * w.filters
+                                                               : own * w.filters + filter;
   }
   const int64_t channel = w.exchanged ? 1 : width;
   const int64_t* taps = n.filter_taps;

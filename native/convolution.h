@@ -11,8 +11,8 @@ namespace grouped_conv {
 enum class Role : int { kForward, kInputGradient, kFilterGradient };
 
 // x (batch, *image, groups * channels), filters (*size, channels, groups * filters) and
-// y (batch, *outputs, groups * filters). Output o of an axis meets pixel o * stride + t * dilation -
-// before at tap t; what lies outside of the image is left out of the sums.
+// y (batch, *outputs, groups * filters). Output o of an axis meets pixel o * stride + t * dilation
+// - before at tap t; what lies outside of the image is left out of the sums.
 struct Convolution {
   int64_t batch, groups;
   int64_t channels, filters;  // of a group

@@ -28,8 +28,10 @@ struct Meeting {
       if (tap.output_phase != phase) continue;
       const int64_t source =
           (q + tap.shift) * axis.stride + axis.source_phases[size_t(tap.source_phase)];
-      if (source >= 0 && source < axis.source) taps.push_back({tap.index, source});
-      else inside = false;
+      if (source >= 0 && source < axis.source)
+        taps.push_back({tap.index, source});
+      else
+        inside = false;
     }
   }
   std::vector<Met> taps;
@@ -77,7 +79,8 @@ void correct_borders(Threads& threads, const Plan& plan, const Filters& w) {
               const int64_t at = w.exchanged
                                      ? (tap * w.channels + own) * width + group * w.filters + c
                                      : (tap * w.channels + c) * width + i;
-              sums[i] += to_float(x[(pixel * n.groups + group) * n.inputs + c]) * to_float(filters[at]);
+              sums[i] +=
+                  to_float(x[(pixel * n.groups + group) * n.inputs + c]) * to_float(filters[at]);
             }
           }
         });
@@ -118,16 +121,18 @@ void reduce_exactly(Threads& threads, const Plan& plan, void* result) {
             for (const Pair& px : met[2][size_t(tap_x)]) {
               const int64_t pixel =
                   ((image * axes[0].source + pz.source) * axes[1].source + py.source) *
-                      axes[2].source + px.source;
+                      axes[2].source +
+                  px.source;
               const int64_t place =
                   ((image * axes[0].output + pz.output) * axes[1].output + py.output) *
-                      axes[2].output + px.output;
+                      axes[2].output +
+                  px.output;
               const S* channel = x + pixel * n.groups * n.inputs + c;
               const S* cotangent = y + place * outputs;
               for (int64_t g = 0; g < n.groups; ++g)
                 for (int64_t f = 0; f < n.outputs; ++f)
-                  sums[size_t(g * n.outputs + f)] += to_float(channel[g * n.inputs]) *
-                                                     to_float(cotangent[g * n.outputs + f]);
+                  sums[size_t(g * n.outputs + f)] +=
+                      to_float(channel[g * n.inputs]) * to_float(cotangent[g * n.outputs + f]);
             }
       R* to = static_cast<R*>(result) + task * outputs;
       for (int64_t i = 0; i < outputs; ++i) to[i] = from_float<R>(sums[size_t(i)]);

@@ -41,7 +41,8 @@ Axis::Axis(int64_t source, int64_t output, int64_t size, int64_t stride, int64_t
 
 void Axis::take_apart() {
   std::vector<int64_t> places;
-  for (const Tap& tap : taps) places.push_back(tap.shift * stride + source_phases[size_t(tap.source_phase)]);
+  for (const Tap& tap : taps)
+    places.push_back(tap.shift * stride + source_phases[size_t(tap.source_phase)]);
   std::vector<int64_t> distinct = places;
   std::sort(distinct.begin(), distinct.end());
   distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
@@ -66,7 +67,11 @@ struct Neighbours {
 int64_t first_run(int64_t count, int64_t longest) {
   if (longest < kLongestRun) return 1;
   switch (count) {
-    case 1: case 2: case 3: case 5: case 7: return count;
+    case 1:
+    case 2:
+    case 3:
+    case 5:
+    case 7: return count;
     case 4: return 2;
     case 6: return 3;
     case 8: return 5;

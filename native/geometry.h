@@ -28,8 +28,8 @@ struct Axis {
   Axis(int64_t source, int64_t output, int64_t size, int64_t stride, int64_t spread, int64_t step,
        int64_t offset);
 
-  // Makes every place of a tap a source phase of its own, so that all shifts are zero: phases may then
-  // be any numbers.
+  // Makes every place of a tap a source phase of its own, so that all shifts are zero: phases may
+  // then be any numbers.
   void take_apart();
 
   int64_t outputs() const { return ceil_div(output, spread); }  // of a phase, at most
@@ -41,8 +41,8 @@ struct Axis {
   int64_t low = 0, high = 0;           // least and greatest shift
 };
 
-// The taps of three axes as runs of neighbours along the last one: by output phase, then the longest
-// first.
+// The taps of three axes as runs of neighbours along the last one: by output phase, then the
+// longest first.
 struct Runs {
   Runs(const Axis (&axes)[3], const Layout& layout, int64_t longest);
 

@@ -20,8 +20,8 @@ INLINE void with_result(const Correlation& n, const F& f) {
   });
 }
 
-// The tile by which rows of so many columns take the fewest steps, and some for each tile. Most rows
-// are as long as the one before.
+// The tile by which rows of so many columns take the fewest steps, and some for each tile. Most
+// rows are as long as the one before.
 struct TileSize {
   INLINE int64_t index_for(int64_t row) {
     if (row == columns) return index;
@@ -66,8 +66,8 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
   const int64_t packed_size = n.first_tap[n.phases] * n.inputs * size;
   const Tiles<A>& tiles = tiles_of_groups<A>(n.merged);
   const CorrelateTile<A> pair = tiles.pair[share.vectors - 1];
-  const bool is_paired = pair && n.phases == 1 && !n.direct &&
-                         counted(n.axes[2], block.at[2]) == kPairedColumns;
+  const bool is_paired =
+      pair && n.phases == 1 && !n.direct && counted(n.axes[2], block.at[2]) == kPairedColumns;
   const int64_t step = n.axes[2].spread * channels, y_row = n.axes[2].output * channels;
   TileSize tile_size{most_columns(share.vectors)};
   alignas(64) A buffer[2 * 14 * L];
@@ -121,9 +121,7 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
   walk(
       n, block, scratch,
       [&](const SourceRow& row) { copy_sources<A, S>(n, share, sources, row, scratch); },
-      [&](int64_t at, int64_t rows) {
-        for_rows(n, block, at, rows, is_paired ? 2 : 1, compute);
-      });
+      [&](int64_t at, int64_t rows) { for_rows(n, block, at, rows, is_paired ? 2 : 1, compute); });
 }
 
 // The largest tile of up to so many numbers.
@@ -227,7 +225,8 @@ bool pack_any(const Correlation& n, const Filters& filters, const Share& share, 
 void correlate_any(const Correlation& n, const Block& block, const Share& share, const void* packed,
                    void* scratch) {
   with_result(n, [&](auto s, auto a, auto r) {
-    correlate<decltype(a), decltype(s), decltype(r)>(n, block, share, as(a, packed), as(a, scratch));
+    correlate<decltype(a), decltype(s), decltype(r)>(n, block, share, as(a, packed),
+                                                     as(a, scratch));
   });
 }
 
@@ -242,10 +241,10 @@ void reduce_any(const Correlation& n, const Block& block, const Share& share, vo
 
 // Macros, for the name of a function is made of a flag of the compiler.
 #define QUOTE(name) #name
-#define KERNELS_OF(name)                                                                  \
-  const Kernels* kernels_##name() {                                                       \
+#define KERNELS_OF(name)                                                                           \
+  const Kernels* kernels_##name() {                                                                \
     static constexpr Kernels kernels = {QUOTE(name), kBytes, pack_any, correlate_any, reduce_any}; \
-    return &kernels;                                                                      \
+    return &kernels;                                                                               \
   }
 #define KERNELS_OF_THIS(name) KERNELS_OF(name)
 KERNELS_OF_THIS(INSTRUCTION_SET)

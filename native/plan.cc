@@ -41,9 +41,14 @@ Plan::Plan(Role role, const Convolution& n, const void* x, const void* y)
   correlation.x = x, correlation.y = y;
   for (int i = 0; i < 3; ++i) {
     const Axis& axis = axes[i];
-    correlation.axes[i] = {axis.source, axis.output, axis.stride,
-                           axis.spread, axis.low,    axis.halo(),
-                           axis.outputs(), int64_t(axis.source_phases.size()),
+    correlation.axes[i] = {axis.source,
+                           axis.output,
+                           axis.stride,
+                           axis.spread,
+                           axis.low,
+                           axis.halo(),
+                           axis.outputs(),
+                           int64_t(axis.source_phases.size()),
                            axis.source_phases.data()};
   }
   correlation.phases = axes[0].spread * axes[1].spread * axes[2].spread;
@@ -64,7 +69,8 @@ void Plan::merge_groups(const Kernels& kernels) {
     const int64_t part = width / merged, filters = ceil_div(outputs, part) * part;
     // Of several groups whole vectors are needed, and all of them in one tile.
     if (merged > 1 && (filters != outputs || outputs / part > widest_tile())) continue;
-    if (merged > 1 && merged * std::max(correlation.inputs, outputs) > kMostPicked * width) continue;
+    if (merged > 1 && merged * std::max(correlation.inputs, outputs) > kMostPicked * width)
+      continue;
     // Lanes in use; in doubt less merging, which changes less of the order of numbers.
     const double used = double(outputs) / filters * groups / (ceil_div(groups, merged) * merged);
     if (used > 1.1 * best) best = used, correlation.merged = merged;
@@ -73,7 +79,8 @@ void Plan::merge_groups(const Kernels& kernels) {
 
 bool Plan::can_be_direct() const {
   if (correlation.merged > 1) return false;
-  if (correlation.number != Number::kFloat32 && correlation.number != Number::kFloat64) return false;
+  if (correlation.number != Number::kFloat32 && correlation.number != Number::kFloat64)
+    return false;
   return std::all_of(axes, axes + 3, [](const Axis& axis) {
     if (axis.taps.size() != 1) return false;
     const Axis::Tap& tap = axis.taps[0];
@@ -106,18 +113,22 @@ void Plan::lay_out(int64_t channels, int64_t group_blocks, int64_t others, int64
     layout = {};
     layout.column_size = width.stride * correlation.groups * correlation.inputs;
     height.block = 1;
-    width.block = Split(width.block, ceil_div(width.block, std::min(width.block, wanted))).largest();
+    width.block =
+        Split(width.block, ceil_div(width.block, std::min(width.block, wanted))).largest();
     width.block = Split(axes[2].outputs(), std::min(width.block, kMostColumns)).largest();
     return;
   }
   const int64_t phases = views[0].phases * height.phases * width.phases;
-  const int64_t column = (phases * group_blocks * channels * correlation.merged) * accumulator_bytes();
+  const int64_t column =
+      (phases * group_blocks * channels * correlation.merged) * accumulator_bytes();
   const int64_t other = others * accumulator_bytes();
   // As many columns as let all rows that one row of outputs needs stay near, but not too few.
-  const int64_t most = bytes / std::max<int64_t>(1, (height.halo + 1) * column + other) - width.halo;
+  const int64_t most =
+      bytes / std::max<int64_t>(1, (height.halo + 1) * column + other) - width.halo;
   width.block = Split(axes[2].outputs(), std::max(kLeastColumns, most)).largest();
   const int64_t columns = width.block + width.halo;
-  const int64_t fit = (bytes - height.halo * columns * column) / std::max<int64_t>(1, columns * (column + other));
+  const int64_t fit =
+      (bytes - height.halo * columns * column) / std::max<int64_t>(1, columns * (column + other));
   height.block = ceil_div(axes[1].outputs(), std::min(axes[1].outputs(), wanted));
   correlation.rows_at_once =
       std::clamp<int64_t>(fit, std::min(height.halo + 1, height.block), height.block);

@@ -33,13 +33,14 @@ struct Plan {
   // Chooses blocks of outputs, `wanted` of an image if there are so many rows, and the rows whose
   // sources are in the scratch together, of so many channels of a group and blocks of groups at a
   // time: `bytes` of sources and of other numbers of each column, if it can be.
-  void lay_out(int64_t channels, int64_t group_blocks, int64_t others, int64_t bytes, int64_t wanted);
+  void lay_out(int64_t channels, int64_t group_blocks, int64_t others, int64_t bytes,
+               int64_t wanted);
   // The taps as runs, once it is laid out; Correlation points into it.
   Runs cut(int64_t longest);
   int64_t source_numbers() const;
   int64_t scratch_bytes() const { return source_numbers() * accumulator_bytes(); }
-  int64_t blocks() const;              // of an image
-  Block block(int64_t i) const;        // of all images
+  int64_t blocks() const;        // of an image
+  Block block(int64_t i) const;  // of all images
 
   int64_t batch;
   Axis axes[3];

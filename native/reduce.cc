@@ -27,8 +27,9 @@ constexpr int64_t kPartialBytes = 32 << 20;
 Split shares(const Plan& plan, int64_t tasks, int64_t gradient_bytes) {
   const Correlation& n = plan.correlation;
   const int64_t blocks = plan.batch * plan.blocks();
-  const double multiplications = double(plan.batch) * n.groups * n.inputs * n.outputs * plan.taps() *
-                                 plan.axes[0].output * plan.axes[1].output * plan.axes[2].output;
+  const double multiplications = double(plan.batch) * n.groups * n.inputs * n.outputs *
+                                 plan.taps() * plan.axes[0].output * plan.axes[1].output *
+                                 plan.axes[2].output;
   int64_t count = ceil_div(kTasks, tasks);
   count = std::min<int64_t>(count, 1 + multiplications / (double(tasks) * kLeastShare));
   count = std::min({count, blocks, std::max<int64_t>(1, kPartialBytes / gradient_bytes)});
@@ -60,7 +61,8 @@ void put_sums(const Plan& plan, const Kernels& kernels, const Share& share, cons
     const int64_t group = b * n.merged, groups = std::min(n.merged, n.groups - group);
     for (int64_t i = 0; i < n.first_tap[n.phases]; ++i)
       for (int64_t c = 0; c < share.channels; ++c) {
-        char* tap = gradient + (n.filter_taps[i] * n.inputs + share.first_channel + c) * width * bytes;
+        char* tap =
+            gradient + (n.filter_taps[i] * n.inputs + share.first_channel + c) * width * bytes;
         for (int64_t v = 0; v < share.vectors; ++v, sums += kernels.vector_bytes) {
           const int64_t filter = (share.first_vector + v) * part;
           char* to = tap + (group * n.outputs + filter) * bytes;
@@ -88,8 +90,8 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   const Split tiles(vectors, plan.widest_tile());
   const int64_t width = tiles.largest();
   const int64_t channel_bytes = std::max<int64_t>(1, plan.taps() * width * kernels.vector_bytes);
-  const Split channels(n.inputs,
-                       n.merged > 1 ? n.inputs : std::clamp<int64_t>(kSumBytes / channel_bytes, 8, 96));
+  const Split channels(
+      n.inputs, n.merged > 1 ? n.inputs : std::clamp<int64_t>(kSumBytes / channel_bytes, 8, 96));
   const int64_t columns = n.merged * n.inputs;
   const Split blocks(group_blocks, columns <= lanes && tiles.parts == 1 ? kMostBlocks : 1);
   const int64_t tasks = blocks.parts * tiles.parts * channels.parts;
@@ -109,8 +111,13 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
     const int64_t part = task / tasks, c = task % channels.parts;
     const int64_t tile = task / channels.parts % tiles.parts;
     const int64_t block = task / channels.parts / tiles.parts % blocks.parts;
-    const Share share{blocks.start(block), blocks.size(block), channels.start(c), channels.size(c),
-                      tiles.start(tile),   tiles.size(tile),   1};
+    const Share share{blocks.start(block),
+                      blocks.size(block),
+                      channels.start(c),
+                      channels.size(c),
+                      tiles.start(tile),
+                      tiles.size(tile),
+                      1};
     char* sums = static_cast<char*>(scratch(Purpose::kSums, sum_bytes));
     void* sources = scratch(Purpose::kTask, plan.scratch_bytes() + y_bytes);
     std::memset(sums, 0, sum_bytes);

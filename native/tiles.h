@@ -31,18 +31,18 @@ template <class A>
 struct TileRow {
   const Run* runs;
   int64_t count;
-  int64_t channels;  // of a group
-  int64_t column;    // numbers from one column of the sources to the next
-  const A* filters;  // (run, channel, tap, vector, lane)
-  int64_t step;      // numbers from one column of y to the next
+  int64_t channels;    // of a group
+  int64_t column;      // numbers from one column of the sources to the next
+  const A* filters;    // (run, channel, tap, vector, lane)
+  int64_t step;        // numbers from one column of y to the next
   int64_t row, y_row;  // numbers from one row of sources, of y, to the next, for tiles of two
-  int64_t ahead;     // numbers from y to what is written later and fetched now; 0 for nothing
+  int64_t ahead;       // numbers from y to what is written later and fetched now; 0 for nothing
 };
 
 // Columns of a tile of so many vectors of filters.
 constexpr int64_t most_columns(int64_t vectors) {
-  return kRegisters == 32 ? (vectors <= 2 ? 14 : 24 / vectors)
-                          : (vectors == 1 ? 8 : vectors == 2 ? 5 : vectors == 3 ? 4 : 3);
+  if (kRegisters == 32) return vectors <= 2 ? 14 : 24 / vectors;
+  return vectors == 1 ? 8 : vectors == 2 ? 5 : vectors == 3 ? 4 : 3;
 }
 
 // s[t] += source[t + k] * filter[k] for the K taps of a run, over all channels, in R rows.
@@ -53,16 +53,17 @@ INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, const A*
   const int64_t column = row.column;
   for (int64_t c = 0; c < row.channels; ++c, source += M, filter += K * V * L) {
     Vector<A> f[K][V];
-    UNROLL for (int64_t k = 0; k < K; ++k)
-      UNROLL for (int64_t v = 0; v < V; ++v) f[k][v] = load_aligned<A>(filter + (k * V + v) * L);
-    UNROLL for (int64_t r = 0; r < R; ++r) {
+    UNROLL_FOR (int64_t k = 0; k < K; ++k)
+      UNROLL_FOR (int64_t v = 0; v < V; ++v) f[k][v] = load_aligned<A>(filter + (k * V + v) * L);
+    UNROLL_FOR (int64_t r = 0; r < R; ++r) {
       const A* p = source + r * row.row;
-      UNROLL for (int64_t j = 0; j < T + K - 1; ++j) {
+      UNROLL_FOR (int64_t j = 0; j < T + K - 1; ++j) {
         const Vector<A> x = repeat<A, M>(p);
         p += column;
-        UNROLL for (int64_t k = 0; k < K; ++k)
-          if (j - k >= 0 && j - k < T)
-            UNROLL for (int64_t v = 0; v < V; ++v) s[r][j - k][v] += x * f[k][v];
+        UNROLL_FOR (int64_t k = 0; k < K; ++k) {
+          if (j - k < 0 || j - k >= T) continue;
+          UNROLL_FOR (int64_t v = 0; v < V; ++v) s[r][j - k][v] += x * f[k][v];
+        }
       }
     }
   }
@@ -72,10 +73,11 @@ INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, const A*
 // R rows of T columns, and V vectors of filters.
 template <class A, int64_t M, int64_t R, int64_t T, int64_t V>
 void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
-  if (row.ahead)
-    UNROLL for (int64_t t = 0; t < T; ++t)
-      UNROLL for (int64_t v = 0; v < V; ++v)
+  if (row.ahead) {
+    UNROLL_FOR (int64_t t = 0; t < T; ++t)
+      UNROLL_FOR (int64_t v = 0; v < V; ++v)
         __builtin_prefetch(y + row.ahead + t * row.step + v * kLanes<A>, 1);
+  }
   Vector<A> s[R][T][V] = {};
   const A* filter = row.filters;
   for (const Run* run = row.runs; run != row.runs + row.count; ++run) {
@@ -92,9 +94,9 @@ void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
       filter = add_run<A, M, 1>(s, row, p, filter);
     }
   }
-  UNROLL for (int64_t r = 0; r < R; ++r)
-    UNROLL for (int64_t t = 0; t < T; ++t)
-      UNROLL for (int64_t v = 0; v < V; ++v)
+  UNROLL_FOR (int64_t r = 0; r < R; ++r)
+    UNROLL_FOR (int64_t t = 0; t < T; ++t)
+      UNROLL_FOR (int64_t v = 0; v < V; ++v)
         store<A>(y + r * row.y_row + t * row.step + v * kLanes<A>,
                  V == 1 ? filters_apart<A, M>(s[r][t][v]) : s[r][t][v]);
 }
@@ -102,7 +104,8 @@ void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
 template <class A>
 using CorrelateTile = void (*)(const TileRow<A>&, const A*, A*);
 
-// Sizes of tiles, in columns. A row of any other size ends with a tile that overlaps the one before.
+// Sizes of tiles, in columns. A row of any other size ends with a tile that overlaps the one
+// before.
 constexpr int64_t kTileColumns[] = {1, 2, 4, 6, 7, 8, 10, 14};
 constexpr int64_t kTileSizes = 8;
 // Rows that are too short for a tile of their own, in the last layers of networks, go in pairs.
@@ -120,8 +123,8 @@ constexpr CorrelateTile<A> correlate_entry() {
 template <class A, int64_t M, int64_t V>
 struct CorrelateTiles {
   static constexpr CorrelateTile<A> of_columns[kTileSizes] = {
-      correlate_entry<A, M, 1, V>(), correlate_entry<A, M, 2, V>(),  correlate_entry<A, M, 4, V>(),
-      correlate_entry<A, M, 6, V>(), correlate_entry<A, M, 7, V>(),  correlate_entry<A, M, 8, V>(),
+      correlate_entry<A, M, 1, V>(),  correlate_entry<A, M, 2, V>(), correlate_entry<A, M, 4, V>(),
+      correlate_entry<A, M, 6, V>(),  correlate_entry<A, M, 7, V>(), correlate_entry<A, M, 8, V>(),
       correlate_entry<A, M, 10, V>(), correlate_entry<A, M, 14, V>()};
 };
 
@@ -141,21 +144,22 @@ template <class A, int64_t M, int64_t J, int64_t V>
 void reduce_tile(const A* source, int64_t column, const A* y, const Rows& rows, A* sums) {
   constexpr int64_t L = kLanes<A>;
   Vector<A> s[J][V];
-  UNROLL for (int64_t j = 0; j < J; ++j)
-    UNROLL for (int64_t v = 0; v < V; ++v) s[j][v] = load_aligned<A>(sums + (j * V + v) * L);
+  UNROLL_FOR (int64_t j = 0; j < J; ++j)
+    UNROLL_FOR (int64_t v = 0; v < V; ++v) s[j][v] = load_aligned<A>(sums + (j * V + v) * L);
   for (int64_t row = 0; row < rows.count; ++row) {
     const A *p = source + row * rows.source_step, *q = y + row * rows.y_step;
-    for (const A* end = q + rows.columns * rows.y_column; q != end; p += column, q += rows.y_column) {
+    for (const A* end = q + rows.columns * rows.y_column; q != end;
+         p += column, q += rows.y_column) {
       Vector<A> f[V];
-      UNROLL for (int64_t v = 0; v < V; ++v) f[v] = load_aligned<A>(q + v * L);
-      UNROLL for (int64_t j = 0; j < J; ++j) {
+      UNROLL_FOR (int64_t v = 0; v < V; ++v) f[v] = load_aligned<A>(q + v * L);
+      UNROLL_FOR (int64_t j = 0; j < J; ++j) {
         const Vector<A> x = repeat<A, M>(p + j * M);
-        UNROLL for (int64_t v = 0; v < V; ++v) s[j][v] += x * f[v];
+        UNROLL_FOR (int64_t v = 0; v < V; ++v) s[j][v] += x * f[v];
       }
     }
   }
-  UNROLL for (int64_t j = 0; j < J; ++j)
-    UNROLL for (int64_t v = 0; v < V; ++v) store_aligned<A>(sums + (j * V + v) * L, s[j][v]);
+  UNROLL_FOR (int64_t j = 0; j < J; ++j)
+    UNROLL_FOR (int64_t v = 0; v < V; ++v) store_aligned<A>(sums + (j * V + v) * L, s[j][v]);
 }
 
 template <class A>
@@ -183,23 +187,23 @@ template <class A, int64_t N, int64_t K>
 void reduce_runs(const Run* runs, const A* source, const A* y, const Rows& rows, A* sums) {
   constexpr int64_t L = kLanes<A>;
   Vector<A> s[N][K];
-  UNROLL for (int64_t i = 0; i < N; ++i)
-    UNROLL for (int64_t k = 0; k < K; ++k) s[i][k] = load_aligned<A>(sums + (i * K + k) * L);
+  UNROLL_FOR (int64_t i = 0; i < N; ++i)
+    UNROLL_FOR (int64_t k = 0; k < K; ++k) s[i][k] = load_aligned<A>(sums + (i * K + k) * L);
   for (int64_t row = 0; row < rows.count; ++row) {
     const A* p[N];
-    UNROLL for (int64_t i = 0; i < N; ++i) p[i] = source + row * rows.source_step + runs[i].source;
+    UNROLL_FOR (int64_t i = 0; i < N; ++i) p[i] = source + row * rows.source_step + runs[i].source;
     const A* q = y + row * rows.y_step;
     for (const A* end = q + rows.columns * rows.y_column; q != end; q += rows.y_column) {
       __builtin_prefetch(q + rows.ahead);
       const Vector<A> f = load<A>(q);
-      UNROLL for (int64_t i = 0; i < N; ++i) {
-        UNROLL for (int64_t k = 0; k < K; ++k) s[i][k] += load_aligned<A>(p[i] + k * L) * f;
+      UNROLL_FOR (int64_t i = 0; i < N; ++i) {
+        UNROLL_FOR (int64_t k = 0; k < K; ++k) s[i][k] += load_aligned<A>(p[i] + k * L) * f;
         p[i] += L;
       }
     }
   }
-  UNROLL for (int64_t i = 0; i < N; ++i)
-    UNROLL for (int64_t k = 0; k < K; ++k) store_aligned<A>(sums + (i * K + k) * L, s[i][k]);
+  UNROLL_FOR (int64_t i = 0; i < N; ++i)
+    UNROLL_FOR (int64_t k = 0; k < K; ++k) store_aligned<A>(sums + (i * K + k) * L, s[i][k]);
 }
 
 template <class A>
@@ -236,18 +240,17 @@ struct Tiles {
 };
 template <class A, int64_t M>
 constexpr Tiles<A> tiles_of() {
-  return {{CorrelateTiles<A, M, 1>::of_columns, CorrelateTiles<A, M, 2>::of_columns,
-           CorrelateTiles<A, M, 3>::of_columns, CorrelateTiles<A, M, 4>::of_columns},
-          {pair_entry<A, M, 1>(), pair_entry<A, M, 2>(), pair_entry<A, M, 3>(),
-           pair_entry<A, M, 4>()},
-          {ReduceTiles<A, M, 1>::of_numbers, ReduceTiles<A, M, 2>::of_numbers,
-           ReduceTiles<A, M, 3>::of_numbers, ReduceTiles<A, M, 4>::of_numbers}};
+  return {
+      {CorrelateTiles<A, M, 1>::of_columns, CorrelateTiles<A, M, 2>::of_columns,
+       CorrelateTiles<A, M, 3>::of_columns, CorrelateTiles<A, M, 4>::of_columns},
+      {pair_entry<A, M, 1>(), pair_entry<A, M, 2>(), pair_entry<A, M, 3>(), pair_entry<A, M, 4>()},
+      {ReduceTiles<A, M, 1>::of_numbers, ReduceTiles<A, M, 2>::of_numbers,
+       ReduceTiles<A, M, 3>::of_numbers, ReduceTiles<A, M, 4>::of_numbers}};
 }
 // Of M = 1, 2, 4 and all lanes. Float64 has the first and the last alone.
 template <class A>
-constexpr Tiles<A> kTiles[] = {
-    tiles_of<A, 1>(), tiles_of<A, sizeof(A) == 4 ? 2 : 1>(),
-    tiles_of<A, sizeof(A) == 4 ? 4 : 1>(), tiles_of<A, kLanes<A>>()};
+constexpr Tiles<A> kTiles[] = {tiles_of<A, 1>(), tiles_of<A, sizeof(A) == 4 ? 2 : 1>(),
+                               tiles_of<A, sizeof(A) == 4 ? 4 : 1>(), tiles_of<A, kLanes<A>>()};
 template <class A>
 INLINE const Tiles<A>& tiles_of_groups(int64_t merged) {
   return kTiles<A>[merged == kLanes<A> ? 3 : logarithm(merged)];

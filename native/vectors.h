@@ -26,8 +26,8 @@ constexpr int64_t kBytes = 16, kRegisters = 16;
 #endif
 
 #define INLINE [[gnu::always_inline]] inline
-// In front of loops over registers, whose indices must be constants.
-#define UNROLL _Pragma("GCC unroll 32")
+// Loops over registers, whose indices must be constants.
+#define UNROLL_FOR _Pragma("GCC unroll 32") for
 
 template <class T, int64_t N>
 struct VectorOf {
@@ -108,7 +108,8 @@ INLINE void store(Bfloat16* p, Vector<A> v) {
   // Rounding could carry a NaN over to infinity.
   const Wide is_nan = reinterpret_cast<Wide>(v != v);
   const Wide chosen = (is_nan & ((bits >> 16) | 0x40)) | (~is_nan & rounded);
-  store_plain<uint16_t, n>(p, __builtin_convertvector(chosen, typename VectorOf<uint16_t, n>::type));
+  store_plain<uint16_t, n>(p,
+                           __builtin_convertvector(chosen, typename VectorOf<uint16_t, n>::type));
 }
 template <class A>
 INLINE void store(_Float16* p, Vector<A> v) {
@@ -169,8 +170,10 @@ INLINE Vector<A> exchange_lanes(Vector<A> v, Indices<I...>) {
 }
 template <class A, int64_t M>
 INLINE Vector<A> filters_apart(Vector<A> v) {
-  if constexpr (M == 1 || M == kLanes<A>) return v;
-  else return exchange_lanes<A, M>(v, Sequence<kLanes<A>>());
+  if constexpr (M == 1 || M == kLanes<A>)
+    return v;
+  else
+    return exchange_lanes<A, M>(v, Sequence<kLanes<A>>());
 }
 
 // Lane i is number index[i] of `count` vectors.
@@ -182,8 +185,8 @@ INLINE Vector<A> pick(const Vector<A>* vectors, int64_t count, const int32_t* in
     if (count == 1) return (Vector<A>)_mm512_permutexvar_ps(at, (__m512)vectors[0]);
     __m512 picked = _mm512_permutex2var_ps((__m512)vectors[0], at, (__m512)vectors[1]);
     for (int64_t i = 2; i < count; i += 2) {
-      const __m512 more = _mm512_permutex2var_ps((__m512)vectors[i], at,
-                                                 (__m512)vectors[least(i + 1, count - 1)]);
+      const __m512 more =
+          _mm512_permutex2var_ps((__m512)vectors[i], at, (__m512)vectors[least(i + 1, count - 1)]);
       const __mmask16 mask = _mm512_cmpge_epi32_mask(at, _mm512_set1_epi32(int(i) * 16));
       picked = _mm512_mask_blend_ps(mask, picked, more);
     }

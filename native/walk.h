@@ -30,8 +30,8 @@ INLINE int64_t counted(const AxisView& axis, int64_t at) {
   return least(axis.block, divide_up(axis.output, axis.spread) - at);
 }
 
-// Calls copy(SourceRow) for all phases of one row of sources of a block, which goes to a place in the
-// scratch.
+// Calls copy(SourceRow) for all phases of one row of sources of a block, which goes to a place in
+// the scratch.
 template <class Copy>
 INLINE void for_source_rows(const Correlation& n, const Block& block, int64_t row, int64_t target,
                             const Copy& copy) {
@@ -47,9 +47,9 @@ INLINE void for_source_rows(const Correlation& n, const Block& block, int64_t ro
         const int64_t from = least(greatest<int64_t>(divide_up(-start, width.stride), 0), columns);
         const int64_t to =
             greatest(from, least(divide_up(width.source - start, width.stride), columns));
-        copy(SourceRow{target,
-                       ((block.image * depth.source + z) * height.source + y) * width.source + start,
-                       width.stride, inside ? from : columns, inside ? to : columns, columns});
+        copy(SourceRow{
+            target, ((block.image * depth.source + z) * height.source + y) * width.source + start,
+            width.stride, inside ? from : columns, inside ? to : columns, columns});
       }
     }
   }
@@ -66,9 +66,9 @@ INLINE const A* direct_source(const Correlation& n, int64_t image, const int64_t
   return static_cast<const A*>(n.x) + pixel * n.groups * n.inputs;
 }
 
-// Calls copy(SourceRow) for the sources of some rows of outputs of a block, and compute(first, count)
-// for these rows, until all are computed. Of the sources, those that the next rows need too stay in
-// the scratch.
+// Calls copy(SourceRow) for the sources of some rows of outputs of a block, and compute(first,
+// count) for these rows, until all are computed. Of the sources, those that the next rows need too
+// stay in the scratch.
 template <class A, class Copy, class Compute>
 INLINE void walk(const Correlation& n, const Block& block, A* scratch, const Copy& copy,
                  const Compute& compute) {
@@ -77,15 +77,16 @@ INLINE void walk(const Correlation& n, const Block& block, A* scratch, const Cop
   for (int64_t at = 0; at < rows; at += n.rows_at_once) {
     const int64_t count = least(n.rows_at_once, rows - at);
     if (at > 0)
-      __builtin_memmove(scratch, scratch + n.rows_at_once * size, uint64_t(halo * size) * sizeof(A));
+      __builtin_memmove(scratch, scratch + n.rows_at_once * size,
+                        uint64_t(halo * size) * sizeof(A));
     for (int64_t row = at > 0 ? halo : 0; row < count + halo && !n.direct; ++row)
       for_source_rows(n, block, at + row, row * size, copy);
     compute(at, count);
   }
 }
 
-// Calls compute(Row) for all phases of some rows of outputs, whose sources lie in the scratch: `at_once`
-// rows of a phase together, where there are as many.
+// Calls compute(Row) for all phases of some rows of outputs, whose sources lie in the scratch:
+// `at_once` rows of a phase together, where there are as many.
 template <class Compute>
 INLINE void for_rows(const Correlation& n, const Block& block, int64_t first, int64_t count,
                      int64_t at_once, const Compute& compute) {

@@ -111,7 +111,8 @@ void for_products(const Convolution& n, const F& f) {
         int64_t pixel = b, rest_o = o, rest_t = t, place[3];
         bool inside = true;
         for (int i = 2; i >= 0; --i) {
-          place[i] = rest_o % n.outputs[i] * n.stride[i] + rest_t % n.size[i] * n.dilation[i] - n.before[i];
+          place[i] = rest_o % n.outputs[i] * n.stride[i] + rest_t % n.size[i] * n.dilation[i] -
+                     n.before[i];
           rest_o /= n.outputs[i], rest_t /= n.size[i];
           inside &= place[i] >= 0 && place[i] < n.image[i];
         }
@@ -136,18 +137,22 @@ struct Operands {
 
 const char* const kRoles[] = {"forward", "input gradient", "filter gradient"};
 
-struct Indices { int lhs, rhs, out; };
+struct Indices {
+  int lhs, rhs, out;
+};
 constexpr Indices kIndices[] = {{0, 1, 2}, {1, 2, 0}, {0, 2, 1}};
 
 std::string describe(const Convolution& n) {
   char text[400];
   std::snprintf(text, sizeof text,
-                "batch %ld groups %ld channels %ld filters %ld image %ld %ld %ld size %ld %ld %ld stride %ld %ld %ld "
+                "batch %ld groups %ld channels %ld filters %ld image %ld %ld %ld size %ld %ld %ld "
+                "stride %ld %ld %ld "
                 "dilation %ld %ld %ld before %ld %ld %ld outputs %ld %ld %ld number %d %d",
-                long(n.batch), long(n.groups), long(n.channels), long(n.filters), long(n.image[0]), long(n.image[1]),
-                long(n.image[2]), long(n.size[0]), long(n.size[1]), long(n.size[2]), long(n.stride[0]),
-                long(n.stride[1]), long(n.stride[2]), long(n.dilation[0]), long(n.dilation[1]), long(n.dilation[2]),
-                long(n.before[0]), long(n.before[1]), long(n.before[2]), long(n.outputs[0]), long(n.outputs[1]),
+                long(n.batch), long(n.groups), long(n.channels), long(n.filters), long(n.image[0]),
+                long(n.image[1]), long(n.image[2]), long(n.size[0]), long(n.size[1]),
+                long(n.size[2]), long(n.stride[0]), long(n.stride[1]), long(n.stride[2]),
+                long(n.dilation[0]), long(n.dilation[1]), long(n.dilation[2]), long(n.before[0]),
+                long(n.before[1]), long(n.before[2]), long(n.outputs[0]), long(n.outputs[1]),
                 long(n.outputs[2]), int(n.number), int(n.result));
   return text;
 }
@@ -161,7 +166,8 @@ bool check(Threads& threads, const Kernels& kernels, const Convolution& n, std::
   if (special)
     for (Numbers& numbers : operands.all)
       if (numbers.count)
-        numbers.set(int64_t(random() % numbers.count), random() % 2 ? std::numeric_limits<double>::infinity() : std::nan(""));
+        numbers.set(int64_t(random() % numbers.count),
+                    random() % 2 ? std::numeric_limits<double>::infinity() : std::nan(""));
   bool right = true;
   for (int role = 0; role < 3; ++role) {
     const auto [lhs, rhs, out] = kIndices[role];
@@ -173,17 +179,20 @@ bool check(Threads& threads, const Kernels& kernels, const Convolution& n, std::
     });
     Numbers result(n.result, operands.all[out].count);
     std::memset(result.data.data(), 0xff, result.data.size());
-    compute(threads, kernels, Role(role), n, operands.all[lhs].data.data(), operands.all[rhs].data.data(),
-            result.data.data());
-    const double tolerance = n.result == Number::kFloat64 ? 1e-13 : n.result == Number::kFloat32 ? 1e-5 : 1e-2;
+    compute(threads, kernels, Role(role), n, operands.all[lhs].data.data(),
+            operands.all[rhs].data.data(), result.data.data());
+    const double tolerance = n.result == Number::kFloat64   ? 1e-13
+                             : n.result == Number::kFloat32 ? 1e-5
+                                                            : 1e-2;
     for (int64_t i = 0; i < result.count; ++i) {
       const double got = result.get(i), want = expected[i];
-      const bool same = std::isfinite(want) ? std::fabs(got - want) <= tolerance * (magnitude[i] + 1e-3)
-                        : std::isnan(want)  ? std::isnan(got)
-                                            : got == want;
+      const bool same = std::isfinite(want)
+                            ? std::fabs(got - want) <= tolerance * (magnitude[i] + 1e-3)
+                        : std::isnan(want) ? std::isnan(got)
+                                           : got == want;
       if (!same) {
-        std::printf("%s %s: %s, number %ld of %ld is %g, not %g\n", kernels.name, kRoles[role], describe(n).c_str(),
-                    long(i), long(result.count), got, want);
+        std::printf("%s %s: %s, number %ld of %ld is %g, not %g\n", kernels.name, kRoles[role],
+                    describe(n).c_str(), long(i), long(result.count), got, want);
         right = false;
         break;
       }
@@ -232,7 +241,9 @@ double milliseconds(const std::function<void()>& f) {
   while (times.size() < 15 || (total < 300 && times.size() < 3000)) {
     const auto start = std::chrono::steady_clock::now();
     f();
-    times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+    times.push_back(
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+            .count());
     total += times.back();
   }
   std::sort(times.begin(), times.end());
@@ -246,15 +257,17 @@ int time(const Kernels& kernels, int64_t threads, Convolution n) {
   std::normal_distribution<double> normal;
   for (Numbers& numbers : operands.all)
     for (int64_t i = 0; i < numbers.count; ++i) numbers.set(i, normal(random));
-  const double products = double(n.batch) * n.groups * n.channels * n.filters * volume(n.outputs) * volume(n.size);
-  std::printf("%s %ldx%ldx%ld g%ld %ld->%ld k%ld s%ld:", kernels.name, long(n.batch), long(n.image[1]), long(n.image[2]),
-              long(n.groups), long(n.channels), long(n.filters), long(n.size[1]), long(n.stride[1]));
+  const double products =
+      double(n.batch) * n.groups * n.channels * n.filters * volume(n.outputs) * volume(n.size);
+  std::printf("%s %ldx%ldx%ld g%ld %ld->%ld k%ld s%ld:", kernels.name, long(n.batch),
+              long(n.image[1]), long(n.image[2]), long(n.groups), long(n.channels), long(n.filters),
+              long(n.size[1]), long(n.stride[1]));
   for (int role = 0; role < 3; ++role) {
     const auto [lhs, rhs, out] = kIndices[role];
     Numbers result(n.result, operands.all[out].count);
     const double ms = milliseconds([&] {
-      compute(pool, kernels, Role(role), n, operands.all[lhs].data.data(), operands.all[rhs].data.data(),
-              result.data.data());
+      compute(pool, kernels, Role(role), n, operands.all[lhs].data.data(),
+              operands.all[rhs].data.data(), result.data.data());
     });
     std::printf("  %.3f ms %.0f GF", ms, 2 * products / ms / 1e6);
   }
@@ -277,21 +290,26 @@ int run(int count, char** arguments) {
     Pool pool(3);
     std::mt19937 random(static_cast<unsigned>(number(3)));
     int wrong = 0;
-    for (int64_t i = 0; i < number(2) && wrong < 5; ++i) wrong += !check(pool, kernels, random_convolution(random), random);
+    for (int64_t i = 0; i < number(2) && wrong < 5; ++i)
+      wrong += !check(pool, kernels, random_convolution(random), random);
     std::printf("%s: %s\n", kernels.name, wrong ? "wrong" : "right");
     return wrong != 0;
   }
   if (count >= 11 && !std::strcmp(arguments[1], "time")) {
     Convolution n{};
     n.batch = number(2), n.groups = number(5), n.channels = number(6), n.filters = number(7);
-    for (int i = 0; i < 3; ++i) n.image[i] = n.size[i] = n.stride[i] = n.dilation[i] = n.outputs[i] = 1;
+    for (int i = 0; i < 3; ++i)
+      n.image[i] = n.size[i] = n.stride[i] = n.dilation[i] = n.outputs[i] = 1;
     for (int i = 1; i < 3; ++i) {
-      n.image[i] = number(2 + i), n.size[i] = number(8), n.stride[i] = number(9), n.before[i] = n.size[i] / 2;
+      n.image[i] = number(2 + i), n.size[i] = number(8), n.stride[i] = number(9),
+      n.before[i] = n.size[i] / 2;
       n.outputs[i] = (n.image[i] + 2 * n.before[i] - n.size[i]) / n.stride[i] + 1;
     }
     return time(kernels, number(10), n);
   }
-  std::fprintf(stderr, "usage: driver check COUNT SEED | driver time B H W GROUPS CHANNELS FILTERS SIZE STRIDE THREADS\n");
+  std::fprintf(stderr,
+               "usage: driver check COUNT SEED | driver time B H W GROUPS CHANNELS FILTERS SIZE "
+               "STRIDE THREADS\n");
   return 2;
 }
 
