@@ -1,5 +1,6 @@
 """Computes one role of a grouped convolution."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -42,4 +43,7 @@ def compute(
         # A gradient's sums are as wide as is asked for, too.
         wide = max(jnp.dtype(preferred), lhs.dtype, key=lambda dtype: dtype.itemsize)
         lhs, rhs = lhs.astype(wide), rhs.astype(wide)
+    if choice.implementation == "native":
+        # The kernels round once, to what is wanted.
+        convolution = dataclasses.replace(convolution, preferred_element_type=dtype)
     return choice.function(role)(lhs, rhs, convolution=convolution).astype(dtype)

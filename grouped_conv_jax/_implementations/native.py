@@ -1,7 +1,5 @@
 """Kernels for CPUs, compiled: custom calls of the native library."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,27 +19,25 @@ def unsupported(role: Role, convolution: Convolution, channels: int, filters: in
 
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """``y`` ``(B, *outputs, G*F)``."""
-    preferred = jnp.dtype(convolution.preferred_element_type or x.dtype)
-    if preferred.itemsize > max(x.dtype.itemsize, 4):
-        x, filters = x.astype(preferred), filters.astype(preferred)
-    # Sums over 16-bit numbers are of float32 anyway, and can be had so.
-    wider = x.dtype.itemsize < 4 and preferred == jnp.float32
-    return _call(Role.FORWARD, x, filters, convolution, preferred if wider else x.dtype)
+    return _call(Role.FORWARD, x, filters, convolution)
 
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """``x`` ``(B, *image, G*C)``."""
-    return _call(Role.INPUT_GRADIENT, filters, y, convolution, y.dtype)
+    return _call(Role.INPUT_GRADIENT, filters, y, convolution)
 
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
     """Filters ``(*filter, C, G*F)``."""
-    return _call(Role.FILTER_GRADIENT, x, y, convolution, x.dtype)
+    return _call(Role.FILTER_GRADIENT, x, y, convolution)
 
 
-def _call(
-    role: Role, lhs: jax.Array, rhs: jax.Array, convolution: Convolution, dtype: Any
-) -> jax.Array:
+def _call(role: Role, lhs: jax.Array, rhs: jax.Array, convolution: Convolution) -> jax.Array:
+    wanted = jnp.dtype(convolution.preferred_element_type or lhs.dtype)
+    if wanted.itemsize > max(lhs.dtype.itemsize, 4):
+        lhs, rhs = lhs.astype(wanted), rhs.astype(wanted)
+    # Sums over 16-bit numbers are of float32 anyway, and can be had so.
+    dtype = wanted if lhs.dtype.itemsize == 2 and wanted == jnp.float32 else lhs.dtype
     result = jax.ShapeDtypeStruct(convolution.shape(role, lhs.shape, rhs.shape), dtype)
     call = jax.ffi.ffi_call(_native_library.target(role), result)
     return call(
