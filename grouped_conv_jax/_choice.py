@@ -17,8 +17,8 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _FEW_ON_GPU, _TAPS_ON_GPU = 4, 49
 # Channels or filters of a group below which sums over taps beat matrix products on CPU.
 _NARROW = 4
-# So many filters a channel are lax's forward: with 1 * 16 and 1 * 32 it takes 0.1 to 1 of the time of
-# sums and of blocks, which would be mostly zeros; with 3 * 24 two to five times as long.
+# From so many filters a channel on, lax's forward pass takes 0.1 to 1 of the time of sums and of
+# blocks, which would be mostly zeros (1 * 16, 1 * 32); with 3 * 24 two to five times as long.
 _FILTERS_A_CHANNEL = 16
 # Matrix products of 1x1 filters with fewer channels or filters take up to twice lax's time.
 _FEWEST_OF_PRODUCTS = 8
