@@ -15,9 +15,11 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 # Depthwise filters of up to 7x7 are bound by memory on a GPU (not measured).
 _FEW_ON_GPU, _TAPS_ON_GPU = 4, 49
-# Channels or filters of a group below which sums over taps beat matrix products on CPU, and most of
-# a block-diagonal filter is zeros: forward, 1 * 32 takes seven times as long as with lax.
+# Channels or filters of a group below which sums over taps beat matrix products on CPU.
 _NARROW = 4
+# From so many filters a channel on, lax's forward pass takes 0.1 to 1 of the time of sums and of
+# blocks, which would be mostly zeros (1 * 16, 1 * 32); with 3 * 24 two to five times as long.
+_FILTERS_A_CHANNEL = 16
 # Matrix products of 1x1 filters with fewer channels or filters take up to twice lax's time.
 _FEWEST_OF_PRODUCTS = 8
 
@@ -113,11 +115,10 @@ def choose(
     can = taps.unsupported(role, convolution, channels, filters) is None
     if platform == "cpu":
         weights = f"{channels} * {filters} weights a tap{missing}"
-        narrow = min(channels, filters) < _NARROW
-        if narrow and can:
+        if role == Role.FORWARD and filters >= _FILTERS_A_CHANNEL * channels:
+            return Choice("lax", f"{weights}: enough filters a channel for lax's products")
+        if can and min(channels, filters) < _NARROW:
             return Choice("taps", f"{weights}: too few for matrices")
-        if narrow and role == Role.FORWARD:
-            return Choice("lax", f"{weights}: blocks would be mostly zeros")
         return Choice("blocks", f"{weights}: enough for matrices, a few groups at a time")
     few = channels * filters <= _FEW_ON_GPU
     few = can and few and math.prod(convolution.filter_size) <= _TAPS_ON_GPU

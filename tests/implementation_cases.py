@@ -39,7 +39,7 @@ CASES = {
     "4 * 4 weights a tap": case((6, 5), (3, 3), 4, 4, 6, pad=1),
     "4 * 4 weights a tap, strided": case((9, 8), (3, 3), 4, 4, 5, stride=2, pad=1),
     "many channels per group": case((6, 5), (3, 3), 8, 8, 8, pad=1),
-    "many channels in many groups": case((4, 3), (2, 2), 8, 8, 132, pad=1),
+    "many channels in many groups": case((4, 3), (2, 2), 8, 8, 34, pad=1),
     "two groups": case((6, 5), (3, 3), 10, 14, 2, pad=1),
     "wide groups": case((6, 5), (3, 2), 18, 20, 2, pad=1),
     "wide groups, strided and dilated": case(
