@@ -50,11 +50,7 @@ IMPLEMENTATIONS = ("default", "accelerate", "taps", "blocks")
 # Patterns of case, sharding, role and implementation; and why these programs gather.
 KNOWN = {
     ("*", "*groups", "*", "blocks"): "blocks slices the sharded channels",
-    ("depthwise", "batch", "filter*", "blocks"): "blocks loops over parts of the sharded batch",
-    ("*grouped*", "batch", "filter*", "blocks"): "blocks loops over parts of the sharded batch",
-    ("*", "height", "filter*", "blocks"): "blocks merges the sharded rows with the batch",
-    ("*", "height", "input*", "taps"): "taps slices edge rows, which XLA broadcasts",
-    ("*", "height", "forward", "taps"): "taps slices edge rows, which XLA broadcasts",
+    ("depthwise", "height", "filter*", "taps"): "taps slices the sharded rows of the cotangent",
     ("*grouped*", "height", "filter*", "default"): "XLA gathers the rows for lax's gradient",
     ("*grouped*", "height", "filter*", "accelerate"): "XLA gathers the rows for lax's gradient",
 }
