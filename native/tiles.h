@@ -45,13 +45,16 @@ constexpr int64_t most_columns(int64_t vectors) {
   return vectors == 1 ? 8 : vectors == 2 ? 5 : vectors == 3 ? 4 : 3;
 }
 
-// s[t] += source[t + k] * filter[k] for the K taps of a run, over all channels, in R rows.
+// Sums of about so many products are added to a total, so that they round less than one long chain.
+constexpr int64_t kChain = 64;
+
+// s[t] += source[t + k] * filter[k] for the K taps of a run, over some channels, in R rows.
 template <class A, int64_t M, int64_t K, int64_t R, int64_t T, int64_t V>
-INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, const A* source,
-                        const A* filter) {
+INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, int64_t channels,
+                        const A* source, const A* filter) {
   constexpr int64_t L = kLanes<A>;
   const int64_t column = row.column;
-  for (int64_t c = 0; c < row.channels; ++c, source += M, filter += K * V * L) {
+  for (int64_t c = 0; c < channels; ++c, source += M, filter += K * V * L) {
     Vector<A> f[K][V];
     UNROLL_FOR (int64_t k = 0; k < K; ++k)
       UNROLL_FOR (int64_t v = 0; v < V; ++v) f[k][v] = load_aligned<A>(filter + (k * V + v) * L);
@@ -78,21 +81,43 @@ void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
       UNROLL_FOR (int64_t v = 0; v < V; ++v)
         __builtin_prefetch(y + row.ahead + t * row.step + v * kLanes<A>, 1);
   }
-  Vector<A> s[R][T][V] = {};
+  Vector<A> s[R][T][V] = {}, total[R][T][V];
   const A* filter = row.filters;
+  int64_t chain = 0;
+  bool is_first = true;
   for (const Run* run = row.runs; run != row.runs + row.count; ++run) {
-    const A* p = source + run->source;
-    if constexpr (V == 1) {
-      switch (run->taps) {
-        case 1: filter = add_run<A, M, 1>(s, row, p, filter); break;
-        case 2: filter = add_run<A, M, 2>(s, row, p, filter); break;
-        case 3: filter = add_run<A, M, 3>(s, row, p, filter); break;
-        case 5: filter = add_run<A, M, 5>(s, row, p, filter); break;
-        default: filter = add_run<A, M, 7>(s, row, p, filter);
+    const int64_t at_once = greatest<int64_t>(1, kChain / run->taps);
+    for (int64_t c = 0; c < row.channels; c += at_once) {
+      const int64_t channels = least(at_once, row.channels - c);
+      if (chain >= kChain) {
+        UNROLL_FOR (int64_t r = 0; r < R; ++r)
+          UNROLL_FOR (int64_t t = 0; t < T; ++t)
+            UNROLL_FOR (int64_t v = 0; v < V; ++v) {
+              total[r][t][v] = is_first ? s[r][t][v] : total[r][t][v] + s[r][t][v];
+              s[r][t][v] = Vector<A>{};
+            }
+        is_first = false;
+        chain = 0;
       }
-    } else {
-      filter = add_run<A, M, 1>(s, row, p, filter);
+      chain += channels * run->taps;
+      const A* p = source + run->source + c * M;
+      if constexpr (V == 1) {
+        switch (run->taps) {
+          case 1: filter = add_run<A, M, 1>(s, row, channels, p, filter); break;
+          case 2: filter = add_run<A, M, 2>(s, row, channels, p, filter); break;
+          case 3: filter = add_run<A, M, 3>(s, row, channels, p, filter); break;
+          case 5: filter = add_run<A, M, 5>(s, row, channels, p, filter); break;
+          default: filter = add_run<A, M, 7>(s, row, channels, p, filter);
+        }
+      } else {
+        filter = add_run<A, M, 1>(s, row, channels, p, filter);
+      }
     }
+  }
+  if (!is_first) {
+    UNROLL_FOR (int64_t r = 0; r < R; ++r)
+      UNROLL_FOR (int64_t t = 0; t < T; ++t)
+        UNROLL_FOR (int64_t v = 0; v < V; ++v) s[r][t][v] += total[r][t][v];
   }
   UNROLL_FOR (int64_t r = 0; r < R; ++r)
     UNROLL_FOR (int64_t t = 0; t < T; ++t)
@@ -143,23 +168,26 @@ constexpr int64_t kReduced = kRegisters == 32 ? 24 : 12;
 template <class A, int64_t M, int64_t J, int64_t V>
 void reduce_tile(const A* source, int64_t column, const A* y, const Rows& rows, A* sums) {
   constexpr int64_t L = kLanes<A>;
-  Vector<A> s[J][V];
-  UNROLL_FOR (int64_t j = 0; j < J; ++j)
-    UNROLL_FOR (int64_t v = 0; v < V; ++v) s[j][v] = load_aligned<A>(sums + (j * V + v) * L);
-  for (int64_t row = 0; row < rows.count; ++row) {
-    const A *p = source + row * rows.source_step, *q = y + row * rows.y_step;
-    for (const A* end = q + rows.columns * rows.y_column; q != end;
-         p += column, q += rows.y_column) {
-      Vector<A> f[V];
-      UNROLL_FOR (int64_t v = 0; v < V; ++v) f[v] = load_aligned<A>(q + v * L);
-      UNROLL_FOR (int64_t j = 0; j < J; ++j) {
-        const Vector<A> x = repeat<A, M>(p + j * M);
-        UNROLL_FOR (int64_t v = 0; v < V; ++v) s[j][v] += x * f[v];
+  for (int64_t row = 0; row < rows.count;) {
+    Vector<A> s[J][V] = {};
+    for (int64_t chain = 0; row < rows.count && chain < kChain; ++row, chain += rows.columns) {
+      const A *p = source + row * rows.source_step, *q = y + row * rows.y_step;
+      for (const A* end = q + rows.columns * rows.y_column; q != end;
+           p += column, q += rows.y_column) {
+        Vector<A> f[V];
+        UNROLL_FOR (int64_t v = 0; v < V; ++v) f[v] = load_aligned<A>(q + v * L);
+        UNROLL_FOR (int64_t j = 0; j < J; ++j) {
+          const Vector<A> x = repeat<A, M>(p + j * M);
+          UNROLL_FOR (int64_t v = 0; v < V; ++v) s[j][v] += x * f[v];
+        }
       }
     }
+    UNROLL_FOR (int64_t j = 0; j < J; ++j)
+      UNROLL_FOR (int64_t v = 0; v < V; ++v) {
+        A* to = sums + (j * V + v) * L;
+        store_aligned<A>(to, load_aligned<A>(to) + s[j][v]);
+      }
   }
-  UNROLL_FOR (int64_t j = 0; j < J; ++j)
-    UNROLL_FOR (int64_t v = 0; v < V; ++v) store_aligned<A>(sums + (j * V + v) * L, s[j][v]);
 }
 
 template <class A>
@@ -186,24 +214,28 @@ struct ReduceTiles {
 template <class A, int64_t N, int64_t K>
 void reduce_runs(const Run* runs, const A* source, const A* y, const Rows& rows, A* sums) {
   constexpr int64_t L = kLanes<A>;
-  Vector<A> s[N][K];
-  UNROLL_FOR (int64_t i = 0; i < N; ++i)
-    UNROLL_FOR (int64_t k = 0; k < K; ++k) s[i][k] = load_aligned<A>(sums + (i * K + k) * L);
-  for (int64_t row = 0; row < rows.count; ++row) {
-    const A* p[N];
-    UNROLL_FOR (int64_t i = 0; i < N; ++i) p[i] = source + row * rows.source_step + runs[i].source;
-    const A* q = y + row * rows.y_step;
-    for (const A* end = q + rows.columns * rows.y_column; q != end; q += rows.y_column) {
-      __builtin_prefetch(q + rows.ahead);
-      const Vector<A> f = load<A>(q);
-      UNROLL_FOR (int64_t i = 0; i < N; ++i) {
-        UNROLL_FOR (int64_t k = 0; k < K; ++k) s[i][k] += load_aligned<A>(p[i] + k * L) * f;
-        p[i] += L;
+  for (int64_t row = 0; row < rows.count;) {
+    Vector<A> s[N][K] = {};
+    for (int64_t chain = 0; row < rows.count && chain < kChain; ++row, chain += rows.columns) {
+      const A* p[N];
+      UNROLL_FOR (int64_t i = 0; i < N; ++i)
+        p[i] = source + row * rows.source_step + runs[i].source;
+      const A* q = y + row * rows.y_step;
+      for (const A* end = q + rows.columns * rows.y_column; q != end; q += rows.y_column) {
+        __builtin_prefetch(q + rows.ahead);
+        const Vector<A> f = load<A>(q);
+        UNROLL_FOR (int64_t i = 0; i < N; ++i) {
+          UNROLL_FOR (int64_t k = 0; k < K; ++k) s[i][k] += load_aligned<A>(p[i] + k * L) * f;
+          p[i] += L;
+        }
       }
     }
+    UNROLL_FOR (int64_t i = 0; i < N; ++i)
+      UNROLL_FOR (int64_t k = 0; k < K; ++k) {
+        A* to = sums + (i * K + k) * L;
+        store_aligned<A>(to, load_aligned<A>(to) + s[i][k]);
+      }
   }
-  UNROLL_FOR (int64_t i = 0; i < N; ++i)
-    UNROLL_FOR (int64_t k = 0; k < K; ++k) store_aligned<A>(sums + (i * K + k) * L, s[i][k]);
 }
 
 template <class A>
