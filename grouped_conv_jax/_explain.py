@@ -70,7 +70,7 @@ def explain(subject: Any, /, *arguments: Any, platform: str | None = None, **key
         >>> x = jax.ShapeDtypeStruct((8, 56, 56, 128), jnp.float32)
         >>> weights = jax.ShapeDtypeStruct((3, 3, 1, 1, 128), jnp.float32)
         >>> explain(x, weights, padding="same", platform="cpu")["forward"].implementation
-        'taps'
+        'native'
         >>> def loss(weights, x):
         ...     return jnp.sum(grouped_conv2d(x, weights) ** 2)
         >>> for told in explain(jax.grad(loss), weights, x, platform="tpu"):
