@@ -60,9 +60,12 @@ INLINE Shuffle<A> shuffle_outputs(const Correlation& n, int64_t groups) {
                     [&](int64_t i) { return output_of_lane<A>(n, i); });
 }
 
-// Groups of block i that there are.
+// The groups of block i.
+INLINE int64_t first_group(const Correlation& n, int64_t i) {
+  return least(i * n.merged, n.last_group);
+}
 INLINE int64_t groups_of(const Correlation& n, int64_t i) {
-  return least(n.merged, n.groups - i * n.merged);
+  return least(n.merged, n.groups - first_group(n, i));
 }
 
 template <class A, class S>
@@ -108,15 +111,10 @@ INLINE void copy_sources(const Correlation& n, const Share& share, const Shuffle
   const int64_t channel = share.first_block * n.merged * n.inputs + share.first_channel;
   const S* from = static_cast<const S*>(n.x) + row.pixel * all + channel;
   if (n.merged == L && n.inputs == 1 && channel + share.blocks * L <= all) {
-    // Block after block would read single lines of memory, far apart. These are fetched a row
-    // ahead.
-    const int64_t ahead = n.axes[1].stride * n.axes[2].source * all;
+    // Pixel after pixel: block after block would read single lines of memory, far apart.
     for (int64_t i = row.from; i < row.to; ++i)
-      for (int64_t b = 0; b < share.blocks; ++b) {
-        const S* p = from + i * step + b * L;
-        __builtin_prefetch(p + ahead);
-        store_aligned<A>(target + b * block_size + i * L, load<A>(p));
-      }
+      for (int64_t b = 0; b < share.blocks; ++b)
+        store_aligned<A>(target + b * block_size + i * L, load<A>(from + i * step + b * L));
     return;
   }
   for (int64_t b = 0; b < share.blocks; ++b, target += block_size, from += n.merged * n.inputs) {
@@ -155,7 +153,7 @@ template <class A, class S>
 bool pack(const Correlation& n, const Filters& w, const Share& share, A* packed) {
   constexpr int64_t L = kLanes<A>;
   const int64_t width = n.groups * w.filters, part = L / n.merged;
-  const int64_t groups = groups_of(n, share.first_block), group = share.first_block * n.merged;
+  const int64_t groups = groups_of(n, share.first_block), group = first_group(n, share.first_block);
   const S* data = static_cast<const S*>(w.data);
   Vector<A> zeros = {};  // NaN in a lane that an infinite number or a NaN was in
   // Where the numbers of a tap and channel 0 lie, lane after lane.

@@ -13,7 +13,7 @@ namespace {
 
 // Sources stay in the first-level cache, and a task's filters in the second.
 constexpr int64_t kNearBytes = 24 << 10, kFilterBytes = 768 << 10, kFarBytes = 768 << 10,
-                  kSlimBytes = 96 << 10;
+                  kSlimBytes = 96 << 10, kStripBytes = 64 << 10;
 // Tasks for each thread, so that all end at about the same time.
 constexpr int64_t kTasksPerThread = 4;
 
@@ -35,7 +35,6 @@ struct FilterTiles {
 void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filters& filters) {
   Correlation& n = plan.correlation;
   plan.merge_groups(kernels);
-  n.direct = plan.can_be_direct();
   const int64_t vectors = plan.vectors(kernels), group_blocks = plan.group_blocks();
   const int64_t vector_bytes = plan.taps() * n.inputs * kernels.vector_bytes;
   const int64_t widest =
@@ -44,11 +43,14 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
                                          plan.widest_tile());
   const FilterTiles tiles(vectors, widest);
   // Tasks take several blocks of groups, if these are no more than a vector of channels, or several
-  // tiles of filters of one group.
+  // tiles of filters of one group. Blocks that overlap belong to one.
   const bool is_slim = n.merged * n.inputs <= plan.lanes(kernels) && tiles.count == 1;
-  const Split blocks(
-      group_blocks,
-      is_slim ? std::clamp<int64_t>(kSlimBytes / plan.row_bytes(), 1, kMostBlocks) : 1);
+  const int64_t overlapping = plan.overlapping_blocks();
+  const Split blocks(group_blocks - overlapping,
+                     !is_slim ? 1
+                     : n.in_place
+                         ? plan.group_blocks_within(kStripBytes)
+                         : std::clamp<int64_t>(kSlimBytes / plan.row_bytes(), 1, kMostBlocks));
   const int64_t tile_bytes = std::max<int64_t>(1, tiles.width * vector_bytes);
   const Split wide_sets(tiles.wider, std::max<int64_t>(1, kFilterBytes / tile_bytes));
   const Split other_sets(tiles.count - tiles.wider,
@@ -56,10 +58,13 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
   const int64_t sets = wide_sets.parts + (tiles.count > tiles.wider ? other_sets.parts : 0);
 
   // Tasks that take blocks of groups of the same rows find these in the second-level cache.
+  const int64_t wanted = ceil_div(kTasksPerThread * threads.count(),
+                                  std::max<int64_t>(1, plan.batch * blocks.parts * sets));
   const int64_t far = blocks.parts > 1 ? ceil_div(plan.image_bytes(), kFarBytes) : 1;
-  plan.lay_out(
-      n.inputs, blocks.largest(), 0, kNearBytes,
-      std::max(far, ceil_div(kTasksPerThread * threads.count(), plan.batch * blocks.parts * sets)));
+  if (n.in_place)
+    plan.lay_out_in_place(blocks.largest(), kStripBytes, wanted);
+  else
+    plan.lay_out(n.inputs, blocks.largest(), 0, kNearBytes, std::max(far, wanted));
   const Runs runs = plan.cut(tiles.width == 1 ? kLongestRun : 1);
   char* packed = static_cast<char*>(
       scratch(Purpose::kFilters, std::max<int64_t>(1, group_blocks * vectors * vector_bytes)));
@@ -85,12 +90,17 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
     const Split& split = is_wide ? wide_sets : other_sets;
     const int64_t at = is_wide ? set : set - wide_sets.parts;
     const int64_t tile = (is_wide ? 0 : tiles.wider) + split.start(at);
-    const Share share{blocks.start(i),     blocks.size(i), 0, n.inputs, tiles.first_vector(tile),
-                      tiles.vectors(tile), split.size(at)};
+    const Share share{blocks.start(i),
+                      blocks.size(i) + (i + 1 == blocks.parts ? overlapping : 0),
+                      0,
+                      n.inputs,
+                      tiles.first_vector(tile),
+                      tiles.vectors(tile),
+                      split.size(at)};
     kernels.correlate(n, plan.block(image), share, packed_tile(blocks.start(i), tile),
                       scratch(Purpose::kTask, plan.scratch_bytes()));
   });
-  if (!finite) correct_borders(threads, plan, filters);
+  if (!finite && !n.in_place) correct_borders(threads, plan, filters);
 }
 
 }  // namespace grouped_conv

@@ -55,11 +55,27 @@ void Axis::take_apart() {
   low = high = 0;
 }
 
+Range Axis::inside(const Tap& tap) const {
+  const int64_t place = tap.shift * stride + source_phases[size_t(tap.source_phase)];
+  return {ceil_div(-place, stride), ceil_div(source - place, stride)};
+}
+
+Range Axis::interior() const {
+  Range all{0, outputs()};
+  for (const Tap& tap : taps) {
+    const Range range = inside(tap);
+    all = {std::max(all.from, range.from), std::min(all.to, range.to)};
+  }
+  return all;
+}
+
 namespace {
+
+constexpr Range kEverywhere{-(int64_t(1) << 40), int64_t(1) << 40};
 
 // Neighbouring taps along one axis, of one phase of outputs and of sources.
 struct Neighbours {
-  int64_t output_phase, source_phase, shift;
+  Axis::Tap first;
   std::vector<int64_t> indices;
 };
 
@@ -92,7 +108,7 @@ std::vector<Neighbours> neighbours(const Axis& axis, int64_t longest) {
     }
     for (int64_t at = 0, size; at < count; at += size) {
       size = first_run(count - at, longest);
-      Neighbours run{first.output_phase, first.source_phase, first.shift + at, {}};
+      Neighbours run{axis.taps[i + at], {}};
       for (int64_t k = 0; k < size; ++k) run.indices.push_back(axis.taps[i + at + k].index);
       found.push_back(run);
     }
@@ -103,7 +119,7 @@ std::vector<Neighbours> neighbours(const Axis& axis, int64_t longest) {
 
 }  // namespace
 
-Runs::Runs(const Axis (&axes)[3], const Layout& layout, int64_t longest) {
+Runs::Runs(const Axis (&axes)[3], const Layout& layout, bool in_place, int64_t longest) {
   const Axis &depth = axes[0], &height = axes[1], &width = axes[2];
   struct Placed {
     int64_t phase;
@@ -111,22 +127,31 @@ Runs::Runs(const Axis (&axes)[3], const Layout& layout, int64_t longest) {
     std::vector<int64_t> taps;
   };
   std::vector<Placed> placed;
-  for (const Axis::Tap& z : depth.taps)
-    for (const Axis::Tap& y : height.taps)
-      for (const Neighbours& x : neighbours(width, longest)) {
-        const int64_t row = y.shift - height.low;
-        const int64_t phase =
-            (z.source_phase * int64_t(height.source_phases.size()) + y.source_phase) *
-                int64_t(width.source_phases.size()) +
-            x.source_phase;
-        const int64_t source = row * layout.row_size + phase * layout.phase_size +
-                               (x.shift - width.low) * layout.column_size;
+  const auto phase_of = [&](int axis, const Axis::Tap& tap) {
+    return layout.phase_sizes[axis] *
+           (in_place ? axes[axis].source_phases[size_t(tap.source_phase)] : tap.source_phase);
+  };
+  const auto inside = [&](const Axis& axis, const Axis::Tap& tap) {
+    return in_place ? axis.inside(tap) : kEverywhere;
+  };
+  // Runs of the same columns follow each other.
+  for (const Neighbours& x : neighbours(width, longest))
+    for (const Axis::Tap& z : depth.taps)
+      for (const Axis::Tap& y : height.taps) {
+        const int64_t row = y.shift - (in_place ? 0 : height.low);
+        const int64_t column = x.first.shift - (in_place ? 0 : width.low);
+        const int64_t source = phase_of(0, z) + phase_of(1, y) + phase_of(2, x.first) +
+                               row * layout.row_size + column * layout.column_size;
         std::vector<int64_t> taps;
         for (int64_t index : x.indices)
           taps.push_back((z.index * height.size + y.index) * width.size + index);
         const int64_t of_outputs =
-            (z.output_phase * height.spread + y.output_phase) * width.spread + x.output_phase;
-        placed.push_back({of_outputs, {source, int64_t(taps.size())}, taps});
+            (z.output_phase * height.spread + y.output_phase) * width.spread + x.first.output_phase;
+        placed.push_back({of_outputs,
+                          {source,
+                           int64_t(taps.size()),
+                           {inside(depth, z), inside(height, y), inside(width, x.first)}},
+                          taps});
       }
   std::stable_sort(placed.begin(), placed.end(), [](const Placed& a, const Placed& b) {
     return a.phase != b.phase ? a.phase < b.phase : a.run.taps > b.run.taps;

@@ -32,6 +32,10 @@ struct Axis {
   // then be any numbers.
   void take_apart();
 
+  // Outputs of a phase whose source at a tap lies in the image, and those of which all do.
+  Range inside(const Tap& tap) const;
+  Range interior() const;
+
   int64_t outputs() const { return ceil_div(output, spread); }  // of a phase, at most
   int64_t halo() const { return high - low; }
 
@@ -44,7 +48,7 @@ struct Axis {
 // The taps of three axes as runs of neighbours along the last one: by output phase, then the
 // longest first.
 struct Runs {
-  Runs(const Axis (&axes)[3], const Layout& layout, int64_t longest);
+  Runs(const Axis (&axes)[3], const Layout& layout, bool in_place, int64_t longest);
 
   std::vector<Run> runs;
   std::vector<int64_t> first, first_tap, filter_taps;  // as in Correlation

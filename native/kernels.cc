@@ -65,27 +65,29 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
   const int64_t channels = n.groups * n.outputs, size = share.vectors * L;
   const int64_t packed_size = n.first_tap[n.phases] * n.inputs * size;
   const Tiles<A>& tiles = tiles_of_groups<A>(n.merged);
-  const CorrelateTile<A> pair = tiles.pair[share.vectors - 1];
-  const bool is_paired =
-      pair && n.phases == 1 && !n.direct && counted(n.axes[2], block.at[2]) == kPairedColumns;
+  const bool is_paired = tiles.correlate[share.vectors - 1][kTileSizes] && n.phases == 1 &&
+                         counted(n.axes[2], block.at[2]) == kPairedColumns;
   const int64_t step = n.axes[2].spread * channels, y_row = n.axes[2].output * channels;
   TileSize tile_size{most_columns(share.vectors)};
   alignas(64) A buffer[2 * 14 * L];
 
   auto compute = [&](const Row& row) {
-    const int64_t index = tile_size.index_for(row.columns);
-    const int64_t columns = kTileColumns[index];
-    const CorrelateTile<A> compute_tile =
-        row.rows == 2 ? pair : tiles.correlate[share.vectors - 1][index];
+    const int64_t columns = kTileColumns[tile_size.index_for(row.columns)];
+    const int64_t index = row.rows == 2 ? kTileSizes : tile_size.index;
+    const CorrelateTile<A> inner = tiles.correlate[share.vectors - 1][index];
+    const bool inner_rows =
+        !n.in_place || (contains(n.interior[0], row.at[0]) && contains(n.interior[1], row.at[1]) &&
+                        contains(n.interior[1], row.at[1] + row.rows - 1));
     for (int64_t i = 0; i < share.blocks * share.parts; ++i) {
       const int64_t b = share.first_block + i / share.parts, part = i % share.parts;
       const int64_t filter = (share.first_vector + part * share.vectors) * (L / n.merged);
       const int64_t there =
           n.merged == 1 ? least(size, n.outputs - filter) : groups_of(n, b) * n.outputs;
-      R* y = static_cast<R*>(const_cast<void*>(n.y)) + row.pixel * channels +
-             b * n.merged * n.outputs + filter;
-      const A* source = n.direct ? direct_source<A>(n, block.image, row.at) + b * n.inputs
-                                 : scratch + row.source + i / share.parts * n.layout.block_size;
+      const int64_t group = first_group(n, b);
+      R* y = static_cast<R*>(const_cast<void*>(n.y)) + row.pixel * channels + group * n.outputs +
+             filter;
+      const A* source = row.source + (n.in_place ? static_cast<const A*>(n.x) + group * n.inputs
+                                                 : scratch + i / share.parts * n.layout.block_size);
       TileRow<A> tile{n.runs + n.first[row.phase],
                       n.first[row.phase + 1] - n.first[row.phase],
                       n.inputs,
@@ -94,17 +96,21 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
                       size,
                       n.layout.row_size,
                       columns * size,
-                      0};
+                      {row.at[0], row.at[1], row.at[2]}};
       const bool in_place = __is_same(A, R) && !order.needed && there == size;
       if (in_place) {
         tile.step = step;
         tile.y_row = y_row;
-        tile.ahead = n.axes[1].spread * row.rows * y_row;
       }
       for (int64_t at = 0; at < row.columns; at += columns) {
         const int64_t first = least(at, row.columns - columns);
         const A* from = source + first * n.layout.column_size;
         R* to = y + first * step;
+        tile.at[2] = row.at[2] + first;
+        const bool is_inner =
+            inner_rows && (!n.in_place || (tile.at[2] >= n.interior[2].from &&
+                                           tile.at[2] + columns <= n.interior[2].to));
+        const CorrelateTile<A> compute_tile = is_inner ? inner : kBorderTiles<A>[index];
         if (in_place) {
           compute_tile(tile, from, reinterpret_cast<A*>(to));
           continue;
@@ -132,20 +138,31 @@ INLINE int64_t tile_of_numbers(int64_t numbers, int64_t vectors) {
   return index;
 }
 
-// Adds what some rows of one block of groups give to its sums.
+// Adds what some rows of one block of groups give to its sums. `at` is the first output.
 template <class A>
-void reduce_rows(const Correlation& n, const Share& share, const A* source, const A* y,
-                 const Rows& rows, A* sums) {
+void reduce_rows(const Correlation& n, const Share& share, const int64_t (&at)[3], const A* source,
+                 const A* y, Rows rows, A* sums) {
   constexpr int64_t L = kLanes<A>;
   if (n.merged == L && n.inputs == 1 && share.vectors == 1) {
+    const auto is_inside = [&](const Run& run) {
+      return contains(run.inside[0], at[0]) && contains(run.inside[1], at[1]);
+    };
     for (int64_t i = 0; i < n.run_count;) {
-      const int64_t taps = n.runs[i].taps;
+      const Run& run = n.runs[i];
       int64_t alike = 1;
-      while (i + alike < n.run_count && n.runs[i + alike].taps == taps) ++alike;
+      for (; i + alike < n.run_count; ++alike) {
+        const Run& other = n.runs[i + alike];
+        if (run.taps != other.taps || run.inside[2].from != other.inside[2].from ||
+            run.inside[2].to != other.inside[2].to || is_inside(run) != is_inside(other))
+          break;
+      }
+      rows.inside = {run.inside[2].from - at[2], run.inside[2].to - at[2]};
+      const int64_t taps = run.taps;
       const int64_t parts = divide_up(alike, least(kRunsReduced, kReduced / taps));
+      const bool is_met = is_inside(run);
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t size = alike * (part + 1) / parts - alike * part / parts;
-        kReduceRuns<A>[taps - 1][size - 1](n.runs + i, source, y, rows, sums);
+        if (is_met) kReduceRuns<A>[taps - 1][size - 1](n.runs + i, source, y, rows, sums);
         i += size, sums += size * taps * L;
       }
     }
@@ -160,8 +177,8 @@ void reduce_rows(const Correlation& n, const Share& share, const A* source, cons
       for (int64_t first = 0, size; first < numbers; first += size) {
         const int64_t index = tile_of_numbers(numbers - first, share.vectors);
         size = kTileNumbers[index];
-        tiles[index](source + run->source + k * n.layout.column_size + first * n.merged,
-                     n.layout.column_size, y, rows, sums);
+        tiles[index](source + run->source + k * n.layout.column_size + first * n.merged, y, rows,
+                     sums);
         sums += size * share.vectors * L;
       }
   }
@@ -173,36 +190,45 @@ void reduce(const Correlation& n, const Block& block, const Share& share, A* sum
   const Shuffles<A> sources = source_shuffles<A>(n), outputs = output_shuffles<A>(n);
   const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
   const int64_t columns = counted(width, block.at[2]), size = share.vectors * L;
-  A* ys = scratch + (n.rows_at_once + height.halo) * n.layout.row_size;
-  const int64_t y_size = n.rows_at_once * columns * size;
-  const int64_t all = n.groups * n.outputs, y_row = width.output * all;
-  // Depthwise cotangents that are read but a few times are read where they lie.
-  const bool in_place = __is_same(A, S) && n.merged == L && n.inputs == 1 && n.outputs == 1 &&
-                        (share.first_block + share.blocks) * L <= all &&
-                        n.first_tap[n.phases] <= 2 * kReduced;
+  A* ys = scratch + (n.in_place ? 0 : (n.rows_at_once + height.halo) * n.layout.row_size);
+  const int64_t all = n.groups * n.outputs;
+  Rows rows{0, columns, n.layout.row_size, n.layout.column_size, columns * size, size, {}};
+  if (n.in_place) rows.y_row = width.output * all, rows.y_column = all;
+
+  // Rows whose taps lie in the image alike.
+  const auto reduce_alike = [&](int64_t at, int64_t count) {
+    const int64_t first[3] = {block.at[0], block.at[1] + at, block.at[2]};
+    const int64_t row = (block.image * depth.output + first[0]) * height.output + first[1];
+    const int64_t pixel = row * width.output + first[2];
+    const int64_t y_size = count * columns * size;
+    rows.count = count;
+    for (int64_t i = 0; i < count && !n.in_place; ++i)
+      for (int64_t b = 0; b < share.blocks; ++b)
+        copy_cotangents<A, S>(n, share, share.first_block + b, outputs, pixel + i * width.output,
+                              columns, ys + b * y_size + i * columns * size);
+    for (int64_t b = 0; b < share.blocks; ++b) {
+      const A *source = scratch + b * n.layout.block_size, *y = ys + b * y_size;
+      if (n.in_place) {
+        const int64_t group = first_group(n, share.first_block + b);
+        source = static_cast<const A*>(n.x) + group +
+                 place_in_x(n, block.image, first[0], first[1], first[2]);
+        y = static_cast<const A*>(n.y) + pixel * all + group;
+      }
+      reduce_rows<A>(n, share, first, source, y, rows,
+                     sums + b * n.first_tap[n.phases] * share.channels * size);
+    }
+  };
   walk(
       n, block, scratch,
       [&](const SourceRow& row) { copy_sources<A, S>(n, share, sources, row, scratch); },
       [&](int64_t at, int64_t count) {
-        const int64_t row =
-            (block.image * depth.output + block.at[0]) * height.output + block.at[1] + at;
-        const int64_t pixel = row * width.output + block.at[2];
-        for (int64_t i = 0; i < count && !in_place; ++i)
-          for (int64_t b = 0; b < share.blocks; ++b)
-            copy_cotangents<A, S>(n, share, share.first_block + b, outputs,
-                                  pixel + i * width.output, columns,
-                                  ys + b * y_size + i * columns * size);
-        const A* lying = static_cast<const A*>(n.y) + pixel * all + share.first_block * L;
-        for (int64_t b = 0; b < share.blocks; ++b) {
-          const Rows rows{count,
-                          columns,
-                          n.layout.row_size,
-                          in_place ? y_row : columns * size,
-                          in_place ? all : size,
-                          in_place ? count * y_row : 0};
-          reduce_rows<A>(n, share, scratch + b * n.layout.block_size,
-                         in_place ? lying + b * L : ys + b * y_size, rows,
-                         sums + b * n.first_tap[n.phases] * share.channels * size);
+        if (!n.in_place) return reduce_alike(at, count);
+        for (int64_t i = at, alike; i < at + count; i += alike) {
+          const int64_t row = block.at[1] + i;
+          alike = contains(n.interior[1], row)
+                      ? least(at + count, n.interior[1].to - block.at[1]) - i
+                      : 1;
+          reduce_alike(i, alike);
         }
       });
 }

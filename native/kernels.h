@@ -8,11 +8,17 @@ namespace grouped_conv {
 
 enum class Number : int { kFloat32, kFloat64, kBfloat16, kFloat16 };
 
-// Taps that are neighbours along the last axis: where the first one's sources lie in the scratch
-// from those of the least tap on, and how many there are. Kernels take 1, 2, 3, 5 or 7.
+// From one number up to another.
+struct Range {
+  int64_t from, to;
+};
+
+// Taps that are neighbours along the last axis: where the first one's sources lie from those of the
+// first output on, and how many there are. Kernels take 1, 2, 3, 5 or 7.
 struct Run {
   int64_t source;
   int64_t taps;
+  Range inside[3];  // outputs of the phase, along each axis, whose first tap lies in the image
 };
 constexpr int64_t kLongestRun = 7;
 
@@ -29,10 +35,12 @@ struct AxisView {
   const int64_t* source_phases;
 };
 
-// How the sources of some rows of outputs lie in the scratch, in numbers: a pixel is at
-//   row * row_size + phase * phase_size + block of groups * block_size + column * column_size.
+// How the sources of some rows of outputs lie, in numbers: a pixel is at
+//   row * row_size + phases * phase_sizes + block of groups * block_size + column * column_size.
+// In the scratch phases are counted; where x itself is read they are distances.
 struct Layout {
-  int64_t row_size, phase_size, block_size, column_size;
+  int64_t row_size, block_size, column_size;
+  int64_t phase_sizes[3];
 };
 
 // y = x correlated with filters; in a filter gradient x and y are its operands.
@@ -41,6 +49,7 @@ struct Correlation {
   Layout layout;
   int64_t groups, inputs, outputs;  // channels of x and of y in a group
   int64_t merged;                   // groups whose filters are lanes of a vector: 1, 2, 4 or all
+  int64_t last_group;               // with which the last block of merged groups begins
   Number number, result;            // of x and filters, and of what is computed
   const void* x;                    // (batch, *axes, groups * inputs)
   const void* y;                    // (batch, *axes, groups * outputs); written unless an operand
@@ -50,8 +59,9 @@ struct Correlation {
   const int64_t* first;        // by phase of the outputs, one more than there are: its first run
   const int64_t* first_tap;    // likewise: taps of all runs before it
   const int64_t* filter_taps;  // flat index in the filter of each tap of each run
-  int64_t rows_at_once;        // of outputs, whose sources are in the scratch together
-  bool direct;                 // x is read where it lies: one tap, always inside, and merged is 1
+  int64_t rows_at_once;        // of outputs, whose sources are near together
+  bool in_place;               // x is read where it lies, and not copied to the scratch
+  Range interior[3];           // outputs of a phase all of whose taps lie in the image
 };
 
 // Which outputs: `at` is the first of a phase, along each axis.

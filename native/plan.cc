@@ -7,6 +7,8 @@ namespace {
 
 // Blocks of fewer columns would copy more of the borders than of themselves.
 constexpr int64_t kLeastColumns = 48, kMostColumns = 1024;
+// What is read in place is read in strips of so many columns, whose rows stay near.
+constexpr int64_t kStripColumns = 14;
 
 Axis axis_of(Role role, const Convolution& n, int i) {
   if (role == Role::kInputGradient)
@@ -50,6 +52,7 @@ Plan::Plan(Role role, const Convolution& n, const void* x, const void* y)
                            axis.outputs(),
                            int64_t(axis.source_phases.size()),
                            axis.source_phases.data()};
+    correlation.interior[i] = axis.interior();
   }
   correlation.phases = axes[0].spread * axes[1].spread * axes[2].spread;
 }
@@ -75,19 +78,24 @@ void Plan::merge_groups(const Kernels& kernels) {
     const double used = double(outputs) / filters * groups / (ceil_div(groups, merged) * merged);
     if (used > 1.1 * best) best = used, correlation.merged = merged;
   }
+  correlation.last_group = (group_blocks() - 1) * correlation.merged;
+  correlation.in_place = can_be_in_place(kernels);
+  // The last block overlaps the one before it, where it would read past a pixel.
+  if (correlation.in_place) correlation.last_group = groups - correlation.merged;
 }
 
-bool Plan::can_be_direct() const {
-  if (correlation.merged > 1) return false;
+bool Plan::can_be_in_place(const Kernels& kernels) const {
   if (correlation.number != Number::kFloat32 && correlation.number != Number::kFloat64)
     return false;
-  return std::all_of(axes, axes + 3, [](const Axis& axis) {
-    if (axis.taps.size() != 1) return false;
-    const Axis::Tap& tap = axis.taps[0];
-    const int64_t last = ceil_div(axis.output - tap.output_phase, axis.spread) - 1;
-    const int64_t from = tap.shift * axis.stride + axis.source_phases[0];
-    return from >= 0 && from + last * axis.stride < axis.source;
-  });
+  // A depthwise convolution of whole vectors, whose tiles know of borders.
+  if (correlation.merged == lanes(kernels))
+    return correlation.inputs == 1 && correlation.outputs == 1 &&
+           correlation.groups >= correlation.merged;
+  // One tap that never leaves the image.
+  return correlation.merged == 1 && std::all_of(axes, axes + 3, [](const Axis& axis) {
+           const Range interior = axis.interior();
+           return axis.taps.size() == 1 && interior.from == 0 && interior.to == axis.outputs();
+         });
 }
 
 int64_t Plan::row_bytes() const {
@@ -103,21 +111,45 @@ int64_t Plan::image_bytes() const {
   return (sources + outputs) * correlation.groups * accumulator_bytes();
 }
 
+int64_t Plan::group_blocks_within(int64_t bytes) const {
+  const AxisView* views = correlation.axes;
+  int64_t block = correlation.merged * accumulator_bytes();
+  for (int i = 0; i < 3; ++i) {
+    const int64_t outputs = i == 2 ? std::min(kStripColumns, axes[2].outputs()) : 1;
+    block *= (outputs + views[i].halo) * views[i].phases;
+  }
+  return std::clamp<int64_t>(bytes / std::max<int64_t>(1, block), 1, kMostBlocks);
+}
+
+void Plan::lay_out_in_place(int64_t group_blocks, int64_t bytes, int64_t wanted) {
+  AxisView *views = correlation.axes, &height = views[1], &width = views[2];
+  const int64_t channels = correlation.groups * correlation.inputs;
+  views[0].block = height.block = 1;
+  if (correlation.merged == 1) {
+    const int64_t least = ceil_div(width.block, std::min(width.block, wanted));
+    width.block = Split(width.block, std::min(least, kMostColumns)).largest();
+  } else {
+    int64_t column = group_blocks * correlation.merged * accumulator_bytes() * width.phases;
+    for (int i = 0; i < 2; ++i) column *= (views[i].halo + 1) * views[i].phases;
+    const int64_t most = bytes / std::max<int64_t>(1, column) - width.halo;
+    width.block = Split(axes[2].outputs(), std::max(kStripColumns, most)).largest();
+    const int64_t strips = ceil_div(axes[2].outputs(), std::max<int64_t>(1, width.block));
+    height.block =
+        ceil_div(axes[1].outputs(), std::min(axes[1].outputs(), ceil_div(wanted, strips)));
+  }
+  correlation.rows_at_once = height.block;
+  const int64_t row = width.source * channels;
+  correlation.layout = {height.stride * row,
+                        correlation.merged * correlation.inputs,
+                        width.stride * channels,
+                        {height.source * row, row, channels}};
+}
+
 void Plan::lay_out(int64_t channels, int64_t group_blocks, int64_t others, int64_t bytes,
                    int64_t wanted) {
   AxisView *views = correlation.axes, &height = views[1], &width = views[2];
   Layout& layout = correlation.layout;
   views[0].block = 1;
-  correlation.rows_at_once = 1;
-  if (correlation.direct) {
-    layout = {};
-    layout.column_size = width.stride * correlation.groups * correlation.inputs;
-    height.block = 1;
-    width.block =
-        Split(width.block, ceil_div(width.block, std::min(width.block, wanted))).largest();
-    width.block = Split(axes[2].outputs(), std::min(width.block, kMostColumns)).largest();
-    return;
-  }
   const int64_t phases = views[0].phases * height.phases * width.phases;
   const int64_t column =
       (phases * group_blocks * channels * correlation.merged) * accumulator_bytes();
@@ -136,13 +168,15 @@ void Plan::lay_out(int64_t channels, int64_t group_blocks, int64_t others, int64
   const int64_t line = 64 / accumulator_bytes();
   layout.column_size = channels * correlation.merged;
   layout.block_size = ceil_div(columns * layout.column_size, line) * line;
-  layout.phase_size = group_blocks * layout.block_size;
+  layout.phase_sizes[2] = group_blocks * layout.block_size;
+  layout.phase_sizes[1] = width.phases * layout.phase_sizes[2];
+  layout.phase_sizes[0] = height.phases * layout.phase_sizes[1];
   // Rows that are powers of two apart would meet in a few sets of the cache.
-  layout.row_size = (ceil_div(phases * layout.phase_size, line) | 1) * line;
+  layout.row_size = (ceil_div(views[0].phases * layout.phase_sizes[0], line) | 1) * line;
 }
 
 Runs Plan::cut(int64_t longest) {
-  Runs runs(axes, correlation.layout, longest);
+  Runs runs(axes, correlation.layout, correlation.in_place, longest);
   correlation.runs = runs.runs.data();
   correlation.run_count = int64_t(runs.runs.size());
   correlation.first = runs.first.data();
@@ -152,6 +186,7 @@ Runs Plan::cut(int64_t longest) {
 }
 
 int64_t Plan::source_numbers() const {
+  if (correlation.in_place) return 0;
   return (correlation.rows_at_once + correlation.axes[1].halo) * correlation.layout.row_size;
 }
 

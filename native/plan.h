@@ -20,16 +20,22 @@ struct Plan {
   // Chooses how many groups are merged.
   void merge_groups(const Kernels& kernels);
   int64_t group_blocks() const { return ceil_div(correlation.groups, correlation.merged); }
+  // 1 if the last block shares groups with the one before it.
+  int64_t overlapping_blocks() const { return correlation.last_group % correlation.merged ? 1 : 0; }
   // Vectors of the filters of a block of groups.
   int64_t vectors(const Kernels& kernels) const {
     return ceil_div(correlation.outputs * correlation.merged, lanes(kernels));
   }
-  // Whether x can be read where it lies.
-  bool can_be_direct() const;
+  // Whether x can be read where it lies, once groups are merged.
+  bool can_be_in_place(const Kernels& kernels) const;
   // Sources of one block of groups that one row of outputs needs.
   int64_t row_bytes() const;
   // Sources and outputs of one image.
   int64_t image_bytes() const;
+  // The same for sources that are read in place: of so many blocks of groups.
+  void lay_out_in_place(int64_t group_blocks, int64_t bytes, int64_t wanted);
+  // Blocks of groups whose sources of a row of outputs, of some columns, fill so many bytes.
+  int64_t group_blocks_within(int64_t bytes) const;
   // Chooses blocks of outputs, `wanted` of an image if there are so many rows, and the rows whose
   // sources are in the scratch together, of so many channels of a group and blocks of groups at a
   // time: `bytes` of sources and of other numbers of each column, if it can be.

@@ -58,7 +58,8 @@ void put_sums(const Plan& plan, const Kernels& kernels, const Share& share, cons
   const int64_t bytes = plan.accumulator_bytes(), lanes = plan.lanes(kernels);
   const int64_t part = lanes / n.merged, width = n.groups * n.outputs;
   for (int64_t b = share.first_block; b < share.first_block + share.blocks; ++b) {
-    const int64_t group = b * n.merged, groups = std::min(n.merged, n.groups - group);
+    const int64_t group = std::min(b * n.merged, n.last_group);
+    const int64_t groups = std::min(n.merged, n.groups - group);
     for (int64_t i = 0; i < n.first_tap[n.phases]; ++i)
       for (int64_t c = 0; c < share.channels; ++c) {
         char* tap =
@@ -93,10 +94,18 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   const Split channels(
       n.inputs, n.merged > 1 ? n.inputs : std::clamp<int64_t>(kSumBytes / channel_bytes, 8, 96));
   const int64_t columns = n.merged * n.inputs;
-  const Split blocks(group_blocks, columns <= lanes && tiles.parts == 1 ? kMostBlocks : 1);
+  if (n.merged == 1) n.in_place = false;
+  const int64_t overlapping = plan.overlapping_blocks();
+  const Split blocks(group_blocks - overlapping, columns > lanes || tiles.parts > 1 ? 1
+                                                 : n.in_place ? plan.group_blocks_within(kNearBytes)
+                                                              : kMostBlocks);
   const int64_t tasks = blocks.parts * tiles.parts * channels.parts;
-  plan.lay_out(channels.largest(), blocks.largest(), blocks.largest() * width * lanes, kNearBytes,
-               ceil_div(kTasks, plan.batch * tasks));
+  const int64_t wanted = ceil_div(kTasks, std::max<int64_t>(1, plan.batch * tasks));
+  if (n.in_place)
+    plan.lay_out_in_place(blocks.largest(), kNearBytes, wanted);
+  else
+    plan.lay_out(channels.largest(), blocks.largest(), blocks.largest() * width * lanes, kNearBytes,
+                 wanted);
   const Runs runs = plan.cut(kLongestRun);
 
   const int64_t filter_taps = plan.axes[0].size * plan.axes[1].size * plan.axes[2].size;
@@ -104,15 +113,16 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   const Split split = shares(plan, tasks, numbers * bytes);
   char* partials = static_cast<char*>(scratch(Purpose::kFilters, split.parts * numbers * bytes));
   std::memset(partials, 0, split.parts * numbers * bytes);
-  const int64_t sum_bytes = blocks.largest() * channels.largest() * channel_bytes;
-  const int64_t y_bytes =
-      n.rows_at_once * n.axes[2].block * blocks.largest() * width * kernels.vector_bytes;
+  const int64_t sum_bytes = (blocks.largest() + overlapping) * channels.largest() * channel_bytes;
+  const int64_t y_bytes = n.in_place ? 0
+                                     : n.rows_at_once * n.axes[2].block * blocks.largest() * width *
+                                           kernels.vector_bytes;
   parallel_for(threads, split.parts * tasks, [&](int64_t task) {
     const int64_t part = task / tasks, c = task % channels.parts;
     const int64_t tile = task / channels.parts % tiles.parts;
     const int64_t block = task / channels.parts / tiles.parts % blocks.parts;
     const Share share{blocks.start(block),
-                      blocks.size(block),
+                      blocks.size(block) + (block + 1 == blocks.parts ? overlapping : 0),
                       channels.start(c),
                       channels.size(c),
                       tiles.start(tile),

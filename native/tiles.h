@@ -20,7 +20,7 @@ INLINE Vector<A> repeat(const A* p) {
   if constexpr (M == 1) {
     return broadcast<A>(*p);
   } else if constexpr (M == L) {
-    return load_aligned<A>(p);
+    return load<A>(p);
   } else {
     return repeat_lanes<A, M>(load_plain<A, M>(p), Sequence<L>());
   }
@@ -36,8 +36,10 @@ struct TileRow {
   const A* filters;    // (run, channel, tap, vector, lane)
   int64_t step;        // numbers from one column of y to the next
   int64_t row, y_row;  // numbers from one row of sources, of y, to the next, for tiles of two
-  int64_t ahead;       // numbers from y to what is written later and fetched now; 0 for nothing
+  int64_t at[3];       // the first output, for tiles at the borders
 };
+
+INLINE bool contains(const Range& range, int64_t i) { return i >= range.from && i < range.to; }
 
 // Columns of a tile of so many vectors of filters.
 constexpr int64_t most_columns(int64_t vectors) {
@@ -47,22 +49,28 @@ constexpr int64_t most_columns(int64_t vectors) {
 
 // Sums of about so many products are added to a total, so that they round less than one long chain.
 constexpr int64_t kChain = 64;
+// Channels of a run of so many taps that make such a chain.
+constexpr int64_t kChannelsOfChain[] = {0, 64, 32, 21, 0, 12, 0, 9};
 
-// s[t] += source[t + k] * filter[k] for the K taps of a run, over some channels, in R rows.
-template <class A, int64_t M, int64_t K, int64_t R, int64_t T, int64_t V>
-INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, int64_t channels,
-                        const A* source, const A* filter) {
+// s[t] += source[t + k] * filter[k] for the K taps of a run, over some channels, in R rows. At a
+// border B there is one channel, and sources outside of the image are left out.
+template <class A, int64_t M, int64_t K, bool B, int64_t R, int64_t T, int64_t V>
+INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, const Run& run,
+                        int64_t channels, const A* source, const A* filter) {
   constexpr int64_t L = kLanes<A>;
   const int64_t column = row.column;
-  for (int64_t c = 0; c < channels; ++c, source += M, filter += K * V * L) {
+  const int64_t from = run.inside[2].from - row.at[2];
+  const uint64_t inside = uint64_t(run.inside[2].to - run.inside[2].from);
+  for (int64_t c = 0; c < (B ? 1 : channels); ++c, source += M, filter += K * V * L) {
     Vector<A> f[K][V];
     UNROLL_FOR (int64_t k = 0; k < K; ++k)
       UNROLL_FOR (int64_t v = 0; v < V; ++v) f[k][v] = load_aligned<A>(filter + (k * V + v) * L);
     UNROLL_FOR (int64_t r = 0; r < R; ++r) {
+      if (B && !contains(run.inside[1], row.at[1] + r)) continue;
       const A* p = source + r * row.row;
-      UNROLL_FOR (int64_t j = 0; j < T + K - 1; ++j) {
+      UNROLL_FOR (int64_t j = 0; j < T + K - 1; ++j, p += column) {
+        if (B && uint64_t(j - from) >= inside) continue;
         const Vector<A> x = repeat<A, M>(p);
-        p += column;
         UNROLL_FOR (int64_t k = 0; k < K; ++k) {
           if (j - k < 0 || j - k >= T) continue;
           UNROLL_FOR (int64_t v = 0; v < V; ++v) s[r][j - k][v] += x * f[k][v];
@@ -73,20 +81,19 @@ INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, int64_t 
   return filter;
 }
 
-// R rows of T columns, and V vectors of filters.
-template <class A, int64_t M, int64_t R, int64_t T, int64_t V>
+// R rows of T columns, and V vectors of filters; B, some taps may lie outside of the image.
+template <class A, int64_t M, int64_t R, int64_t T, int64_t V, bool B>
 void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
-  if (row.ahead) {
-    UNROLL_FOR (int64_t t = 0; t < T; ++t)
-      UNROLL_FOR (int64_t v = 0; v < V; ++v)
-        __builtin_prefetch(y + row.ahead + t * row.step + v * kLanes<A>, 1);
-  }
   Vector<A> s[R][T][V] = {}, total[R][T][V];
   const A* filter = row.filters;
   int64_t chain = 0;
   bool is_first = true;
   for (const Run* run = row.runs; run != row.runs + row.count; ++run) {
-    const int64_t at_once = greatest<int64_t>(1, kChain / run->taps);
+    const int64_t at_once = kChannelsOfChain[run->taps];
+    if (B && !contains(run->inside[0], row.at[0])) {
+      filter += row.channels * run->taps * V * kLanes<A>;
+      continue;
+    }
     for (int64_t c = 0; c < row.channels; c += at_once) {
       const int64_t channels = least(at_once, row.channels - c);
       if (chain >= kChain) {
@@ -103,14 +110,14 @@ void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
       const A* p = source + run->source + c * M;
       if constexpr (V == 1) {
         switch (run->taps) {
-          case 1: filter = add_run<A, M, 1>(s, row, channels, p, filter); break;
-          case 2: filter = add_run<A, M, 2>(s, row, channels, p, filter); break;
-          case 3: filter = add_run<A, M, 3>(s, row, channels, p, filter); break;
-          case 5: filter = add_run<A, M, 5>(s, row, channels, p, filter); break;
-          default: filter = add_run<A, M, 7>(s, row, channels, p, filter);
+          case 1: filter = add_run<A, M, 1, B>(s, row, *run, channels, p, filter); break;
+          case 2: filter = add_run<A, M, 2, B>(s, row, *run, channels, p, filter); break;
+          case 3: filter = add_run<A, M, 3, B>(s, row, *run, channels, p, filter); break;
+          case 5: filter = add_run<A, M, 5, B>(s, row, *run, channels, p, filter); break;
+          default: filter = add_run<A, M, 7, B>(s, row, *run, channels, p, filter);
         }
       } else {
-        filter = add_run<A, M, 1>(s, row, channels, p, filter);
+        filter = add_run<A, M, 1, B>(s, row, *run, channels, p, filter);
       }
     }
   }
@@ -119,10 +126,11 @@ void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
       UNROLL_FOR (int64_t t = 0; t < T; ++t)
         UNROLL_FOR (int64_t v = 0; v < V; ++v) s[r][t][v] += total[r][t][v];
   }
+  const int64_t step = row.step, y_row = row.y_row;
   UNROLL_FOR (int64_t r = 0; r < R; ++r)
     UNROLL_FOR (int64_t t = 0; t < T; ++t)
       UNROLL_FOR (int64_t v = 0; v < V; ++v)
-        store<A>(y + r * row.y_row + t * row.step + v * kLanes<A>,
+        store<A>(y + r * y_row + t * step + v * kLanes<A>,
                  V == 1 ? filters_apart<A, M>(s[r][t][v]) : s[r][t][v]);
 }
 
@@ -140,58 +148,70 @@ constexpr int64_t kPairedColumns = 7;
 template <class A>
 constexpr int64_t kWidestTile = sizeof(A) == 4 ? kMostVectors : 1;
 
-template <class A, int64_t M, int64_t T, int64_t V>
+template <class A, int64_t M, int64_t R, int64_t T, int64_t V, bool B>
 constexpr CorrelateTile<A> correlate_entry() {
-  if constexpr (T <= most_columns(V) && V <= kWidestTile<A>) return correlate_tile<A, M, 1, T, V>;
+  if constexpr (R * T <= most_columns(V) && V <= kWidestTile<A>)
+    return correlate_tile<A, M, R, T, V, B>;
   return nullptr;
 }
-template <class A, int64_t M, int64_t V>
+// Those of one row, and the pair; null where they would not fit the registers.
+template <class A, int64_t M, int64_t V, bool B>
 struct CorrelateTiles {
-  static constexpr CorrelateTile<A> of_columns[kTileSizes] = {
-      correlate_entry<A, M, 1, V>(),  correlate_entry<A, M, 2, V>(), correlate_entry<A, M, 4, V>(),
-      correlate_entry<A, M, 6, V>(),  correlate_entry<A, M, 7, V>(), correlate_entry<A, M, 8, V>(),
-      correlate_entry<A, M, 10, V>(), correlate_entry<A, M, 14, V>()};
+  template <int64_t R, int64_t T>
+  static constexpr CorrelateTile<A> of = correlate_entry<A, M, R, T, V, B>();
+  static constexpr CorrelateTile<A> all[kTileSizes + 1] = {
+      of<1, 1>,  of<1, 2>,  of<1, 4>,
+      of<1, 6>,  of<1, 7>,  of<1, 8>,
+      of<1, 10>, of<1, 14>, of<2, kPairedColumns>};
 };
+// At borders only depthwise ones are read in place.
+template <class A>
+constexpr const CorrelateTile<A>* kBorderTiles = CorrelateTiles<A, kLanes<A>, 1, true>::all;
 
 // Some rows of outputs, whose products with sources are summed up.
 struct Rows {
-  int64_t count, columns, source_step, y_step;
-  int64_t y_column;  // numbers from one column of y to the next
-  int64_t ahead;     // numbers from a vector of y to the one that is fetched with it
+  int64_t count, columns;
+  int64_t source_row, source_column;  // numbers from one row of sources, one column, to the next
+  int64_t y_row, y_column;            // likewise of y
+  Range inside;  // columns of outputs, from the first one on, whose first source is there
 };
 
 // Sums of a tile.
 constexpr int64_t kReduced = kRegisters == 32 ? 24 : 12;
 
+template <class A, int64_t N>
+INLINE void add_to(A* sums, const Vector<A> (&s)[N]) {
+  UNROLL_FOR (int64_t i = 0; i < N; ++i) {
+    A* to = sums + i * kLanes<A>;
+    store_aligned<A>(to, load_aligned<A>(to) + s[i]);
+  }
+}
+
 // sums[j][v] += source[j][column] * y[column][v] over rows, for J neighbouring numbers of M groups,
 // channels of a tap after those of the one before it, and V vectors of filters.
 template <class A, int64_t M, int64_t J, int64_t V>
-void reduce_tile(const A* source, int64_t column, const A* y, const Rows& rows, A* sums) {
+void reduce_tile(const A* source, const A* y, const Rows& rows, A* sums) {
   constexpr int64_t L = kLanes<A>;
   for (int64_t row = 0; row < rows.count;) {
-    Vector<A> s[J][V] = {};
+    Vector<A> s[J * V] = {};
     for (int64_t chain = 0; row < rows.count && chain < kChain; ++row, chain += rows.columns) {
-      const A *p = source + row * rows.source_step, *q = y + row * rows.y_step;
+      const A *p = source + row * rows.source_row, *q = y + row * rows.y_row;
       for (const A* end = q + rows.columns * rows.y_column; q != end;
-           p += column, q += rows.y_column) {
+           p += rows.source_column, q += rows.y_column) {
         Vector<A> f[V];
-        UNROLL_FOR (int64_t v = 0; v < V; ++v) f[v] = load_aligned<A>(q + v * L);
+        UNROLL_FOR (int64_t v = 0; v < V; ++v) f[v] = load<A>(q + v * L);
         UNROLL_FOR (int64_t j = 0; j < J; ++j) {
           const Vector<A> x = repeat<A, M>(p + j * M);
-          UNROLL_FOR (int64_t v = 0; v < V; ++v) s[j][v] += x * f[v];
+          UNROLL_FOR (int64_t v = 0; v < V; ++v) s[j * V + v] += x * f[v];
         }
       }
     }
-    UNROLL_FOR (int64_t j = 0; j < J; ++j)
-      UNROLL_FOR (int64_t v = 0; v < V; ++v) {
-        A* to = sums + (j * V + v) * L;
-        store_aligned<A>(to, load_aligned<A>(to) + s[j][v]);
-      }
+    add_to<A>(sums, s);
   }
 }
 
 template <class A>
-using ReduceTile = void (*)(const A*, int64_t, const A*, const Rows&, A*);
+using ReduceTile = void (*)(const A*, const A*, const Rows&, A*);
 
 // Sizes of tiles, in numbers.
 constexpr int64_t kTileNumbers[] = {1, 2, 3, 4, 6, 8, 12, 16, 24};
@@ -210,31 +230,38 @@ struct ReduceTiles {
       reduce_entry<A, M, 12, V>(), reduce_entry<A, M, 16, V>(), reduce_entry<A, M, 24, V>()};
 };
 
-// The same for N runs of K taps of one channel, where single runs would wait for their sums.
+// The same of depthwise convolutions, for N runs of K taps that have the same columns: each source
+// meets the last K outputs, which stay in registers.
 template <class A, int64_t N, int64_t K>
 void reduce_runs(const Run* runs, const A* source, const A* y, const Rows& rows, A* sums) {
-  constexpr int64_t L = kLanes<A>;
+  const int64_t from = greatest<int64_t>(rows.inside.from, 0);
+  const int64_t to = least(rows.inside.to, rows.columns + K - 1), last = least(to, rows.columns);
   for (int64_t row = 0; row < rows.count;) {
-    Vector<A> s[N][K] = {};
+    Vector<A> s[N * K] = {};
     for (int64_t chain = 0; row < rows.count && chain < kChain; ++row, chain += rows.columns) {
       const A* p[N];
       UNROLL_FOR (int64_t i = 0; i < N; ++i)
-        p[i] = source + row * rows.source_step + runs[i].source;
-      const A* q = y + row * rows.y_step;
-      for (const A* end = q + rows.columns * rows.y_column; q != end; q += rows.y_column) {
-        __builtin_prefetch(q + rows.ahead);
-        const Vector<A> f = load<A>(q);
-        UNROLL_FOR (int64_t i = 0; i < N; ++i) {
-          UNROLL_FOR (int64_t k = 0; k < K; ++k) s[i][k] += load_aligned<A>(p[i] + k * L) * f;
-          p[i] += L;
-        }
-      }
-    }
-    UNROLL_FOR (int64_t i = 0; i < N; ++i)
+        p[i] = source + row * rows.source_row + runs[i].source + from * rows.source_column;
+      const A* q = y + row * rows.y_row;
+      Vector<A> window[K];  // outputs j, j - 1, ... at source j
       UNROLL_FOR (int64_t k = 0; k < K; ++k) {
-        A* to = sums + (i * K + k) * L;
-        store_aligned<A>(to, load_aligned<A>(to) + s[i][k]);
+        const int64_t j = from - 1 - k;
+        window[k] = j >= 0 && j < rows.columns ? load<A>(q + j * rows.y_column) : Vector<A>{};
       }
+      const auto add = [&](Vector<A> next) {
+        UNROLL_FOR (int64_t k = K - 1; k > 0; --k) window[k] = window[k - 1];
+        window[0] = next;
+        UNROLL_FOR (int64_t i = 0; i < N; ++i) {
+          const Vector<A> x = load<A>(p[i]);
+          UNROLL_FOR (int64_t k = 0; k < K; ++k) s[i * K + k] += x * window[k];
+          p[i] += rows.source_column;
+        }
+      };
+      int64_t j = from;
+      for (; j < last; ++j) add(load<A>(q + j * rows.y_column));
+      for (; j < to; ++j) add(Vector<A>{});
+    }
+    add_to<A>(sums, s);
   }
 }
 
@@ -256,28 +283,18 @@ struct ReduceRunsOf {
       runs_entry<A, 4, K>(), runs_entry<A, 5, K>(), runs_entry<A, 6, K>()};
 };
 
-template <class A, int64_t M, int64_t V>
-constexpr CorrelateTile<A> pair_entry() {
-  if constexpr (2 * kPairedColumns <= most_columns(V) && V <= kWidestTile<A>)
-    return correlate_tile<A, M, 2, kPairedColumns, V>;
-  return nullptr;
-}
-
 // All tiles of M groups.
 template <class A>
 struct Tiles {
   const CorrelateTile<A>* correlate[kMostVectors];
-  CorrelateTile<A> pair[kMostVectors];  // null where it would not fit the registers
   const ReduceTile<A>* reduce[kMostVectors];
 };
 template <class A, int64_t M>
 constexpr Tiles<A> tiles_of() {
-  return {
-      {CorrelateTiles<A, M, 1>::of_columns, CorrelateTiles<A, M, 2>::of_columns,
-       CorrelateTiles<A, M, 3>::of_columns, CorrelateTiles<A, M, 4>::of_columns},
-      {pair_entry<A, M, 1>(), pair_entry<A, M, 2>(), pair_entry<A, M, 3>(), pair_entry<A, M, 4>()},
-      {ReduceTiles<A, M, 1>::of_numbers, ReduceTiles<A, M, 2>::of_numbers,
-       ReduceTiles<A, M, 3>::of_numbers, ReduceTiles<A, M, 4>::of_numbers}};
+  return {{CorrelateTiles<A, M, 1, false>::all, CorrelateTiles<A, M, 2, false>::all,
+           CorrelateTiles<A, M, 3, false>::all, CorrelateTiles<A, M, 4, false>::all},
+          {ReduceTiles<A, M, 1>::of_numbers, ReduceTiles<A, M, 2>::of_numbers,
+           ReduceTiles<A, M, 3>::of_numbers, ReduceTiles<A, M, 4>::of_numbers}};
 }
 // Of M = 1, 2, 4 and all lanes. Float64 has the first and the last alone.
 template <class A>

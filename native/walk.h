@@ -11,7 +11,7 @@ namespace {
 struct Row {
   int64_t phase;    // of the outputs
   int64_t at[3];    // the first one, among those of its phase
-  int64_t source;   // where the first one's least tap lies in the scratch, phase and channel 0
+  int64_t source;   // where its sources begin, in the scratch or in x
   int64_t pixel;    // the first output, flat
   int64_t columns;  // how many in a row
   int64_t rows;
@@ -42,7 +42,7 @@ INLINE void for_source_rows(const Correlation& n, const Block& block, int64_t ro
     for (int64_t j = 0; j < height.phases; ++j) {
       const int64_t y = (block.at[1] + height.low + row) * height.stride + height.source_phases[j];
       const bool inside = z >= 0 && z < depth.source && y >= 0 && y < height.source;
-      for (int64_t k = 0; k < width.phases; ++k, target += n.layout.phase_size) {
+      for (int64_t k = 0; k < width.phases; ++k, target += n.layout.phase_sizes[2]) {
         const int64_t start = (block.at[2] + width.low) * width.stride + width.source_phases[k];
         const int64_t from = least(greatest<int64_t>(divide_up(-start, width.stride), 0), columns);
         const int64_t to =
@@ -55,15 +55,11 @@ INLINE void for_source_rows(const Correlation& n, const Block& block, int64_t ro
   }
 }
 
-// Where the only tap of an output lies in x, which has `channels` channels.
-template <class A>
-INLINE const A* direct_source(const Correlation& n, int64_t image, const int64_t (&at)[3]) {
-  int64_t pixel = image;
-  for (int i = 0; i < 3; ++i) {
-    const AxisView& axis = n.axes[i];
-    pixel = pixel * axis.source + (at[i] + axis.low) * axis.stride + axis.source_phases[0];
-  }
-  return static_cast<const A*>(n.x) + pixel * n.groups * n.inputs;
+// The number of x from which runs count, for an output of a phase.
+INLINE int64_t place_in_x(const Correlation& n, int64_t image, int64_t z, int64_t y, int64_t x) {
+  const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
+  const int64_t row = (image * depth.source + z * depth.stride) * height.source + y * height.stride;
+  return (row * width.source + x * width.stride) * n.groups * n.inputs;
 }
 
 // Calls copy(SourceRow) for the sources of some rows of outputs of a block, and compute(first,
@@ -76,10 +72,10 @@ INLINE void walk(const Correlation& n, const Block& block, A* scratch, const Cop
   const int64_t size = n.layout.row_size;
   for (int64_t at = 0; at < rows; at += n.rows_at_once) {
     const int64_t count = least(n.rows_at_once, rows - at);
-    if (at > 0)
+    if (at > 0 && !n.in_place)
       __builtin_memmove(scratch, scratch + n.rows_at_once * size,
                         uint64_t(halo * size) * sizeof(A));
-    for (int64_t row = at > 0 ? halo : 0; row < count + halo && !n.direct; ++row)
+    for (int64_t row = at > 0 ? halo : 0; row < count + halo && !n.in_place; ++row)
       for_source_rows(n, block, at + row, row * size, copy);
     compute(at, count);
   }
@@ -102,7 +98,8 @@ INLINE void for_rows(const Correlation& n, const Block& block, int64_t first, in
           if (z >= depth.output || y >= height.output || x >= width.output) continue;
           compute(Row{(pz * height.spread + py) * width.spread + px,
                       {block.at[0], q, block.at[2]},
-                      i * n.layout.row_size,
+                      n.in_place ? place_in_x(n, block.image, block.at[0], q, block.at[2])
+                                 : i * n.layout.row_size,
                       ((block.image * depth.output + z) * height.output + y) * width.output + x,
                       least(counted(width, block.at[2]), divide_up(width.output - x, width.spread)),
                       rows});
