@@ -11,9 +11,12 @@
 namespace grouped_conv {
 namespace {
 
-// Sources stay in the first-level cache, and a task's filters in the second.
-constexpr int64_t kNearBytes = 24 << 10, kFilterBytes = 768 << 10, kFarBytes = 768 << 10,
-                  kSlimBytes = 96 << 10, kStripBytes = 64 << 10;
+// A task's filters, and the sources of the rows that it computes together, stay in the second-level
+// cache; sources that are read in place nearly in the first.
+constexpr int64_t kFilterBytes = 768 << 10, kFarBytes = 768 << 10, kSourceBytes = 256 << 10,
+                  kStripBytes = 64 << 10;
+// Blocks of groups whose sources are copied together: lines that follow each other.
+constexpr int64_t kCopiedBlocks = 8;
 // Tasks for each thread, so that all end at about the same time.
 constexpr int64_t kTasksPerThread = 4;
 
@@ -30,6 +33,20 @@ struct FilterTiles {
   int64_t count, width, wider;
 };
 
+FilterTiles cheapest_tiles(const Kernels& kernels, const Plan& plan, int64_t vectors) {
+  const int64_t columns = plan.axes[2].outputs();
+  const auto cost = [&](const FilterTiles& tiles) {
+    return tiles.wider * kernels.cost_of_row(columns, tiles.width) +
+           (tiles.count - tiles.wider) * kernels.cost_of_row(columns, tiles.width - 1);
+  };
+  FilterTiles best(vectors, 1);
+  for (int64_t widest = 2; widest <= plan.widest_tile(); ++widest) {
+    const FilterTiles tiles(vectors, widest);
+    if (cost(tiles) < cost(best)) best = tiles;
+  }
+  return best;
+}
+
 }  // namespace
 
 void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filters& filters) {
@@ -37,20 +54,16 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
   plan.merge_groups(kernels);
   const int64_t vectors = plan.vectors(kernels), group_blocks = plan.group_blocks();
   const int64_t vector_bytes = plan.taps() * n.inputs * kernels.vector_bytes;
-  const int64_t widest =
-      n.merged > 1 ? vectors
-                   : std::clamp<int64_t>(kFilterBytes / std::max<int64_t>(1, vector_bytes), 1,
-                                         plan.widest_tile());
-  const FilterTiles tiles(vectors, widest);
+  const FilterTiles tiles =
+      n.merged > 1 ? FilterTiles(vectors, vectors) : cheapest_tiles(kernels, plan, vectors);
   // Tasks take several blocks of groups, if these are no more than a vector of channels, or several
   // tiles of filters of one group. Blocks that overlap belong to one.
   const bool is_slim = n.merged * n.inputs <= plan.lanes(kernels) && tiles.count == 1;
   const int64_t overlapping = plan.overlapping_blocks();
-  const Split blocks(group_blocks - overlapping,
-                     !is_slim ? 1
-                     : n.in_place
-                         ? plan.group_blocks_within(kStripBytes)
-                         : std::clamp<int64_t>(kSlimBytes / plan.row_bytes(), 1, kMostBlocks));
+  const Split blocks(group_blocks - overlapping, !is_slim ? 1
+                                                 : n.in_place
+                                                     ? plan.group_blocks_within(kStripBytes)
+                                                     : kCopiedBlocks);
   const int64_t tile_bytes = std::max<int64_t>(1, tiles.width * vector_bytes);
   const Split wide_sets(tiles.wider, std::max<int64_t>(1, kFilterBytes / tile_bytes));
   const Split other_sets(tiles.count - tiles.wider,
@@ -64,7 +77,8 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
   if (n.in_place)
     plan.lay_out_in_place(blocks.largest(), kStripBytes, wanted);
   else
-    plan.lay_out(n.inputs, blocks.largest(), 0, kNearBytes, std::max(far, wanted));
+    plan.lay_out(n.inputs, blocks.largest(), tiles.width * plan.lanes(kernels), kSourceBytes,
+                 std::max(far, wanted));
   const Runs runs = plan.cut(tiles.width == 1 ? kLongestRun : 1);
   char* packed = static_cast<char*>(
       scratch(Purpose::kFilters, std::max<int64_t>(1, group_blocks * vectors * vector_bytes)));
@@ -78,6 +92,8 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
     if (!kernels.pack(n, filters, share, packed_tile(block, tile))) finite = false;
   });
 
+  const int64_t sum_bytes =
+      n.rows_at_once * (n.axes[2].block + kMostTileColumns) * tiles.width * kernels.vector_bytes;
   const int64_t images = plan.batch * plan.blocks();
   // Neighbouring tasks share filters that are large, and else lines of the image.
   const bool filters_last = sets == 1 && group_blocks * vectors * vector_bytes < kFilterBytes;
@@ -98,7 +114,7 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
                       tiles.vectors(tile),
                       split.size(at)};
     kernels.correlate(n, plan.block(image), share, packed_tile(blocks.start(i), tile),
-                      scratch(Purpose::kTask, plan.scratch_bytes()));
+                      scratch(Purpose::kTask, plan.scratch_bytes() + sum_bytes));
   });
   if (!finite && !n.in_place) correct_borders(threads, plan, filters);
 }

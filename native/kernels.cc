@@ -20,22 +20,66 @@ INLINE void with_result(const Correlation& n, const F& f) {
   });
 }
 
-// The tile by which rows of so many columns take the fewest steps, and some for each tile. Most
-// rows are as long as the one before.
+// What a row of so many columns costs with tiles of some size: cycles for each product, of
+// multiplications and of loads that do not quite hide behind them.
+INLINE double row_cost(int64_t row, int64_t columns, int64_t vectors) {
+  return double(divide_up(row, columns)) *
+         (columns * vectors * 0.5 + (columns + vectors) * 0.25 + 1);
+}
+
+// The tile by which a row costs least. Most rows are as long as the one before.
 struct TileSize {
   INLINE int64_t index_for(int64_t row) {
     if (row == columns) return index;
-    int64_t fewest = 1 << 30;
-    for (int64_t i = 0; i < kTileSizes && kTileColumns[i] <= least(row, most); ++i) {
-      const int64_t size = kTileColumns[i], steps = divide_up(row, size) * (size + 2);
-      if (steps <= fewest) index = i, fewest = steps;
+    for (int64_t i = 0; i < kTileSizes && kTileColumns[i] <= least(row, most_columns(vectors));
+         ++i) {
+      const double c = row_cost(row, kTileColumns[i], vectors);
+      if (i == 0 || c <= cost) index = i, cost = c;
     }
     columns = row;
     return index;
   }
-  int64_t most;
+  int64_t vectors;
   int64_t columns = 0, index = 0;
+  double cost = 0;
 };
+
+double cost_of_row(int64_t columns, int64_t vectors) {
+  TileSize size{vectors};
+  size.index_for(greatest<int64_t>(1, columns));
+  return size.cost;
+}
+
+// Products that are summed in registers: of some channels of neighbouring runs.
+struct Chunk {
+  int64_t run, runs;
+  int64_t channel, channels;
+  int64_t filter;  // where its packed filters begin, in vectors of filters
+  bool is_first, is_last;
+};
+
+template <class F>
+INLINE void for_chunks(const Correlation& n, int64_t phase, const F& f) {
+  const int64_t from = n.first[phase], to = n.first[phase + 1];
+  int64_t taps = n.first_tap[phase];
+  if (from == to) f(Chunk{from, 0, 0, n.inputs, 0, true, true});
+  for (int64_t run = from, runs; run < to; run += runs) {
+    const int64_t parts = divide_up(n.inputs, kChannelsOfChain[n.runs[run].taps]);
+    int64_t chain = n.runs[run].taps;
+    for (runs = 1; parts == 1 && run + runs < to; ++runs) {
+      const int64_t longer = chain + n.runs[run + runs].taps;
+      if (longer * n.inputs > kChain) break;
+      chain = longer;
+    }
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t channel = n.inputs * part / parts;
+      f(Chunk{run, runs, channel, n.inputs * (part + 1) / parts - channel,
+              taps * n.inputs + channel * n.runs[run].taps, run == from && part == 0,
+              run + runs == to && part + 1 == parts});
+    }
+    taps += chain;
+  }
+}
 
 // Where the numbers of the vectors of one pixel of M groups belong, in order.
 template <class A>
@@ -68,66 +112,105 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
   const bool is_paired = tiles.correlate[share.vectors - 1][kTileSizes] && n.phases == 1 &&
                          counted(n.axes[2], block.at[2]) == kPairedColumns;
   const int64_t step = n.axes[2].spread * channels, y_row = n.axes[2].output * channels;
-  TileSize tile_size{most_columns(share.vectors)};
-  alignas(64) A buffer[2 * 14 * L];
+  TileSize tile_size{share.vectors};
+  A* const sums =
+      scratch + (n.in_place ? 0 : (n.rows_at_once + n.axes[1].halo) * n.layout.row_size);
 
-  auto compute = [&](const Row& row) {
+  // What one tile of filters of one block of groups reads and writes.
+  struct Part {
+    const A *source, *filters;
+    R* y;
+    int64_t there;  // filters that there are
+    bool is_whole;  // tiles can write y themselves
+  };
+  const int shift = logarithm(L / n.merged);
+  const auto part_of = [&](int64_t i, int64_t p) {
+    const int64_t b = share.first_block + i, group = first_group(n, b);
+    const int64_t filter = (share.first_vector + p * share.vectors) << shift;
+    const int64_t there =
+        n.merged == 1 ? least(size, n.outputs - filter) : groups_of(n, b) * n.outputs;
+    return Part{n.in_place ? static_cast<const A*>(n.x) + group * n.inputs
+                           : scratch + i * n.layout.block_size,
+                packed + (i * share.parts + p) * packed_size,
+                static_cast<R*>(const_cast<void*>(n.y)) + group * n.outputs + filter, there,
+                __is_same(A, R) && !order.needed && there == size};
+  };
+
+  // One row of one part, whose sums begin at `place`.
+  const auto compute = [&](const Row& row, const Part& part, const Chunk& chunk, A*& place) {
     const int64_t columns = kTileColumns[tile_size.index_for(row.columns)];
     const int64_t index = row.rows == 2 ? kTileSizes : tile_size.index;
     const CorrelateTile<A> inner = tiles.correlate[share.vectors - 1][index];
     const bool inner_rows =
         !n.in_place || (contains(n.interior[0], row.at[0]) && contains(n.interior[1], row.at[1]) &&
                         contains(n.interior[1], row.at[1] + row.rows - 1));
-    for (int64_t i = 0; i < share.blocks * share.parts; ++i) {
-      const int64_t b = share.first_block + i / share.parts, part = i % share.parts;
-      const int64_t filter = (share.first_vector + part * share.vectors) * (L / n.merged);
-      const int64_t there =
-          n.merged == 1 ? least(size, n.outputs - filter) : groups_of(n, b) * n.outputs;
-      const int64_t group = first_group(n, b);
-      R* y = static_cast<R*>(const_cast<void*>(n.y)) + row.pixel * channels + group * n.outputs +
-             filter;
-      const A* source = row.source + (n.in_place ? static_cast<const A*>(n.x) + group * n.inputs
-                                                 : scratch + i / share.parts * n.layout.block_size);
-      TileRow<A> tile{n.runs + n.first[row.phase],
-                      n.first[row.phase + 1] - n.first[row.phase],
-                      n.inputs,
-                      n.layout.column_size,
-                      packed + i * packed_size + n.first_tap[row.phase] * n.inputs * size,
-                      size,
-                      n.layout.row_size,
-                      columns * size,
-                      {row.at[0], row.at[1], row.at[2]}};
-      const bool in_place = __is_same(A, R) && !order.needed && there == size;
-      if (in_place) {
-        tile.step = step;
-        tile.y_row = y_row;
-      }
-      for (int64_t at = 0; at < row.columns; at += columns) {
-        const int64_t first = least(at, row.columns - columns);
-        const A* from = source + first * n.layout.column_size;
-        R* to = y + first * step;
-        tile.at[2] = row.at[2] + first;
-        const bool is_inner =
-            inner_rows && (!n.in_place || (tile.at[2] >= n.interior[2].from &&
-                                           tile.at[2] + columns <= n.interior[2].to));
-        const CorrelateTile<A> compute_tile = is_inner ? inner : kBorderTiles<A>[index];
-        if (in_place) {
-          compute_tile(tile, from, reinterpret_cast<A*>(to));
-          continue;
-        }
-        compute_tile(tile, from, buffer);
-        for (int64_t t = 0; t < columns * row.rows; ++t) {
-          R* pixel = to + t / columns * y_row + t % columns * step;
-          for (int64_t v = 0; v * L < there; ++v)
-            store_up_to<A>(pixel + v * L, order(buffer + t * size, v), there - v * L);
-        }
+    const bool in_place = chunk.is_last && part.is_whole;
+    R* y = part.y + row.pixel * channels;
+    const A* source = part.source + row.source + chunk.channel * n.merged;
+    TileRow<A> tile{n.runs + chunk.run,
+                    chunk.runs,
+                    chunk.channels,
+                    n.layout.column_size,
+                    part.filters + chunk.filter * size,
+                    n.layout.row_size,
+                    in_place ? step : size,
+                    in_place ? y_row : columns * size,
+                    row.at,
+                    0};
+    for (int64_t at = 0; at < row.columns; at += columns, place += row.rows * columns * size) {
+      const int64_t first = least(at, row.columns - columns);
+      const A* from = source + first * n.layout.column_size;
+      R* to = y + first * step;
+      tile.first = row.at[2] + first;
+      const bool is_inner =
+          inner_rows && (!n.in_place || (tile.first >= n.interior[2].from &&
+                                         tile.first + columns <= n.interior[2].to));
+      (is_inner ? inner : kBorderTiles<A>[index])(tile, from, chunk.is_first ? nullptr : place,
+                                                  chunk.is_last,
+                                                  in_place ? reinterpret_cast<A*>(to) : place);
+      for (int64_t t = 0; t < columns * row.rows && chunk.is_last && !in_place; ++t) {
+        R* pixel = to + t / columns * y_row + t % columns * step;
+        for (int64_t v = 0; v * L < part.there; ++v)
+          store_up_to<A>(pixel + v * L, order(place + t * size, v), part.there - v * L);
       }
     }
   };
+
+  bool is_single = true;
+  for (int64_t phase = 0; phase < n.phases; ++phase)
+    for_chunks(n, phase, [&](const Chunk& chunk) { is_single &= chunk.is_first && chunk.is_last; });
+  // Row by row, where all parts' sources are near; else part by part, and of each one filters that
+  // stay near for all rows.
+  const bool by_row = n.in_place && n.merged == L && is_single;
+  Part parts[kMostBlocks + 1];
+  for (int64_t i = 0; i < share.blocks && by_row; ++i) parts[i] = part_of(i, 0);
+  const int64_t at_once = is_paired ? 2 : 1;
   walk(
       n, block, scratch,
       [&](const SourceRow& row) { copy_sources<A, S>(n, share, sources, row, scratch); },
-      [&](int64_t at, int64_t rows) { for_rows(n, block, at, rows, is_paired ? 2 : 1, compute); });
+      [&](int64_t at, int64_t rows) {
+        if (by_row) {
+          for_rows(n, block, at, rows, at_once, {0, n.phases}, [&](const Row& row) {
+            for_chunks(n, row.phase, [&](const Chunk& chunk) {
+              for (int64_t i = 0; i < share.blocks; ++i) {
+                A* place = sums;
+                compute(row, parts[i], chunk, place);
+              }
+            });
+          });
+          return;
+        }
+        for (int64_t i = 0; i < share.blocks; ++i)
+          for (int64_t p = 0; p < share.parts; ++p) {
+            const Part part = part_of(i, p);
+            for (int64_t phase = 0; phase < n.phases; ++phase)
+              for_chunks(n, phase, [&](const Chunk& chunk) {
+                A* place = sums;
+                for_rows(n, block, at, rows, at_once, {phase, phase + 1},
+                         [&](const Row& row) { compute(row, part, chunk, place); });
+              });
+          }
+      });
 }
 
 // The largest tile of up to so many numbers.
@@ -267,10 +350,11 @@ void reduce_any(const Correlation& n, const Block& block, const Share& share, vo
 
 // Macros, for the name of a function is made of a flag of the compiler.
 #define QUOTE(name) #name
-#define KERNELS_OF(name)                                                                           \
-  const Kernels* kernels_##name() {                                                                \
-    static constexpr Kernels kernels = {QUOTE(name), kBytes, pack_any, correlate_any, reduce_any}; \
-    return &kernels;                                                                               \
+#define KERNELS_OF(name)                                                         \
+  const Kernels* kernels_##name() {                                              \
+    static constexpr Kernels kernels = {QUOTE(name), kBytes,        cost_of_row, \
+                                        pack_any,    correlate_any, reduce_any}; \
+    return &kernels;                                                             \
   }
 #define KERNELS_OF_THIS(name) KERNELS_OF(name)
 KERNELS_OF_THIS(INSTRUCTION_SET)

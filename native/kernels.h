@@ -22,9 +22,10 @@ struct Run {
 };
 constexpr int64_t kLongestRun = 7;
 
-// The most vectors of filters of a tile, blocks of groups that are copied together, and vectors
-// that numbers of a block of several groups fill.
+// The most vectors of filters and columns of a tile, blocks of groups that are copied together, and
+// vectors that numbers of a block of several groups fill.
 constexpr int64_t kMostVectors = 4, kMostBlocks = 16, kMostPicked = 8;
+constexpr int64_t kMostTileColumns = 14;
 constexpr int64_t kMostShuffled = kMostPicked * 16;
 
 // One axis of a block of outputs, as `Axis` resolves it; the first one taken apart.
@@ -88,6 +89,8 @@ struct Filters {
 struct Kernels {
   const char* name;
   int64_t vector_bytes;
+  // What rows of so many columns cost with tiles of so many vectors of filters, in cycles.
+  double (*cost_of_row)(int64_t columns, int64_t vectors);
   // The filters of one block and tile as (run, channel, tap, vector, lane), and whether all of
   // them are finite.
   bool (*pack)(const Correlation&, const Filters&, const Share&, void* packed);

@@ -31,12 +31,15 @@ template <class A>
 struct TileRow {
   const Run* runs;
   int64_t count;
-  int64_t channels;    // of a group
-  int64_t column;      // numbers from one column of the sources to the next
-  const A* filters;    // (run, channel, tap, vector, lane)
-  int64_t step;        // numbers from one column of y to the next
-  int64_t row, y_row;  // numbers from one row of sources, of y, to the next, for tiles of two
-  int64_t at[3];       // the first output, for tiles at the borders
+  int64_t channels;     // of each run
+  int64_t column;       // numbers from one column of the sources to the next
+  const A* filters;     // (run, channel, tap, vector, lane)
+  int64_t row;          // numbers from one row of sources to the next, for tiles of two
+  int64_t step, y_row;  // likewise of y
+  // For tiles at borders: the first output of the row and column of the tile. Not a copy of the
+  // row's: one by wider loads would wait for all stores before.
+  const int64_t* at;
+  int64_t first;
 };
 
 INLINE bool contains(const Range& range, int64_t i) { return i >= range.from && i < range.to; }
@@ -44,24 +47,25 @@ INLINE bool contains(const Range& range, int64_t i) { return i >= range.from && 
 // Columns of a tile of so many vectors of filters.
 constexpr int64_t most_columns(int64_t vectors) {
   if (kRegisters == 32) return vectors <= 2 ? 14 : 24 / vectors;
-  return vectors == 1 ? 8 : vectors == 2 ? 5 : vectors == 3 ? 4 : 3;
+  return vectors == 1 ? 8 : vectors == 2 ? 6 : vectors == 3 ? 4 : 2;
 }
 
-// Sums of about so many products are added to a total, so that they round less than one long chain.
+// Sums of about so many products are added to a total, so that they round less than one long chain,
+// and that many filters stay in the first-level cache for all tiles of some rows.
 constexpr int64_t kChain = 64;
 // Channels of a run of so many taps that make such a chain.
 constexpr int64_t kChannelsOfChain[] = {0, 64, 32, 21, 0, 12, 0, 9};
 
-// s[t] += source[t + k] * filter[k] for the K taps of a run, over some channels, in R rows. At a
-// border B there is one channel, and sources outside of the image are left out.
+// s[t] += source[t + k] * filter[k] for the K taps of a run, over channels, in R rows. At a border
+// B there is one channel, and sources outside of the image are left out.
 template <class A, int64_t M, int64_t K, bool B, int64_t R, int64_t T, int64_t V>
 INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, const Run& run,
-                        int64_t channels, const A* source, const A* filter) {
+                        const A* source, const A* filter) {
   constexpr int64_t L = kLanes<A>;
   const int64_t column = row.column;
-  const int64_t from = run.inside[2].from - row.at[2];
+  const int64_t from = run.inside[2].from - row.first;
   const uint64_t inside = uint64_t(run.inside[2].to - run.inside[2].from);
-  for (int64_t c = 0; c < (B ? 1 : channels); ++c, source += M, filter += K * V * L) {
+  for (int64_t c = 0; c < (B ? 1 : row.channels); ++c, source += M, filter += K * V * L) {
     Vector<A> f[K][V];
     UNROLL_FOR (int64_t k = 0; k < K; ++k)
       UNROLL_FOR (int64_t v = 0; v < V; ++v) f[k][v] = load_aligned<A>(filter + (k * V + v) * L);
@@ -81,61 +85,47 @@ INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, const Ru
   return filter;
 }
 
-// R rows of T columns, and V vectors of filters; B, some taps may lie outside of the image.
+// R rows of T columns, and V vectors of filters, added to `sums` if there are any. B, some taps may
+// lie outside of the image.
 template <class A, int64_t M, int64_t R, int64_t T, int64_t V, bool B>
-void correlate_tile(const TileRow<A>& row, const A* source, A* y) {
-  Vector<A> s[R][T][V] = {}, total[R][T][V];
+void correlate_tile(const TileRow<A>& row, const A* source, const A* sums, bool is_last, A* y) {
+  constexpr int64_t L = kLanes<A>;
+  Vector<A> s[R][T][V] = {};
   const A* filter = row.filters;
-  int64_t chain = 0;
-  bool is_first = true;
   for (const Run* run = row.runs; run != row.runs + row.count; ++run) {
-    const int64_t at_once = kChannelsOfChain[run->taps];
     if (B && !contains(run->inside[0], row.at[0])) {
-      filter += row.channels * run->taps * V * kLanes<A>;
+      filter += row.channels * run->taps * V * L;
       continue;
     }
-    for (int64_t c = 0; c < row.channels; c += at_once) {
-      const int64_t channels = least(at_once, row.channels - c);
-      if (chain >= kChain) {
-        UNROLL_FOR (int64_t r = 0; r < R; ++r)
-          UNROLL_FOR (int64_t t = 0; t < T; ++t)
-            UNROLL_FOR (int64_t v = 0; v < V; ++v) {
-              total[r][t][v] = is_first ? s[r][t][v] : total[r][t][v] + s[r][t][v];
-              s[r][t][v] = Vector<A>{};
-            }
-        is_first = false;
-        chain = 0;
+    const A* p = source + run->source;
+    if constexpr (V == 1) {
+      switch (run->taps) {
+        case 1: filter = add_run<A, M, 1, B>(s, row, *run, p, filter); break;
+        case 2: filter = add_run<A, M, 2, B>(s, row, *run, p, filter); break;
+        case 3: filter = add_run<A, M, 3, B>(s, row, *run, p, filter); break;
+        case 5: filter = add_run<A, M, 5, B>(s, row, *run, p, filter); break;
+        default: filter = add_run<A, M, 7, B>(s, row, *run, p, filter);
       }
-      chain += channels * run->taps;
-      const A* p = source + run->source + c * M;
-      if constexpr (V == 1) {
-        switch (run->taps) {
-          case 1: filter = add_run<A, M, 1, B>(s, row, *run, channels, p, filter); break;
-          case 2: filter = add_run<A, M, 2, B>(s, row, *run, channels, p, filter); break;
-          case 3: filter = add_run<A, M, 3, B>(s, row, *run, channels, p, filter); break;
-          case 5: filter = add_run<A, M, 5, B>(s, row, *run, channels, p, filter); break;
-          default: filter = add_run<A, M, 7, B>(s, row, *run, channels, p, filter);
-        }
-      } else {
-        filter = add_run<A, M, 1, B>(s, row, *run, channels, p, filter);
-      }
+    } else {
+      filter = add_run<A, M, 1, B>(s, row, *run, p, filter);
     }
   }
-  if (!is_first) {
+  if (sums) {
     UNROLL_FOR (int64_t r = 0; r < R; ++r)
       UNROLL_FOR (int64_t t = 0; t < T; ++t)
-        UNROLL_FOR (int64_t v = 0; v < V; ++v) s[r][t][v] += total[r][t][v];
+        UNROLL_FOR (int64_t v = 0; v < V; ++v)
+          s[r][t][v] += load_aligned<A>(sums + ((r * T + t) * V + v) * L);
   }
   const int64_t step = row.step, y_row = row.y_row;
   UNROLL_FOR (int64_t r = 0; r < R; ++r)
     UNROLL_FOR (int64_t t = 0; t < T; ++t)
       UNROLL_FOR (int64_t v = 0; v < V; ++v)
-        store<A>(y + r * y_row + t * step + v * kLanes<A>,
-                 V == 1 ? filters_apart<A, M>(s[r][t][v]) : s[r][t][v]);
+        store<A>(y + r * y_row + t * step + v * L,
+                 V == 1 && is_last ? filters_apart<A, M>(s[r][t][v]) : s[r][t][v]);
 }
 
 template <class A>
-using CorrelateTile = void (*)(const TileRow<A>&, const A*, A*);
+using CorrelateTile = void (*)(const TileRow<A>&, const A*, const A*, bool, A*);
 
 // Sizes of tiles, in columns. A row of any other size ends with a tile that overlaps the one
 // before.

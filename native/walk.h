@@ -81,29 +81,29 @@ INLINE void walk(const Correlation& n, const Block& block, A* scratch, const Cop
   }
 }
 
-// Calls compute(Row) for all phases of some rows of outputs, whose sources lie in the scratch:
-// `at_once` rows of a phase together, where there are as many.
+// Calls compute(Row) for some phases of some rows of outputs, whose sources are near: `at_once`
+// rows of a phase together, where there are as many.
 template <class Compute>
 INLINE void for_rows(const Correlation& n, const Block& block, int64_t first, int64_t count,
-                     int64_t at_once, const Compute& compute) {
+                     int64_t at_once, Range phases, const Compute& compute) {
   const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
   for (int64_t i = 0, rows; i < count; i += rows) {
     rows = i + at_once <= count ? at_once : 1;
-    for (int64_t pz = 0; pz < depth.spread; ++pz)
-      for (int64_t py = 0; py < height.spread; ++py)
-        for (int64_t px = 0; px < width.spread; ++px) {
-          const int64_t q = block.at[1] + first + i;
-          const int64_t z = block.at[0] * depth.spread + pz, y = q * height.spread + py;
-          const int64_t x = block.at[2] * width.spread + px;
-          if (z >= depth.output || y >= height.output || x >= width.output) continue;
-          compute(Row{(pz * height.spread + py) * width.spread + px,
-                      {block.at[0], q, block.at[2]},
-                      n.in_place ? place_in_x(n, block.image, block.at[0], q, block.at[2])
-                                 : i * n.layout.row_size,
-                      ((block.image * depth.output + z) * height.output + y) * width.output + x,
-                      least(counted(width, block.at[2]), divide_up(width.output - x, width.spread)),
-                      rows});
-        }
+    for (int64_t phase = phases.from; phase < phases.to; ++phase) {
+      const int64_t pz = phase / width.spread / height.spread;
+      const int64_t py = phase / width.spread % height.spread, px = phase % width.spread;
+      const int64_t q = block.at[1] + first + i;
+      const int64_t z = block.at[0] * depth.spread + pz, y = q * height.spread + py;
+      const int64_t x = block.at[2] * width.spread + px;
+      if (z >= depth.output || y >= height.output || x >= width.output) continue;
+      compute(Row{phase,
+                  {block.at[0], q, block.at[2]},
+                  n.in_place ? place_in_x(n, block.image, block.at[0], q, block.at[2])
+                             : i * n.layout.row_size,
+                  ((block.image * depth.output + z) * height.output + y) * width.output + x,
+                  least(counted(width, block.at[2]), divide_up(width.output - x, width.spread)),
+                  rows});
+    }
   }
 }
 
