@@ -100,40 +100,45 @@ template <class A, class S>
 INLINE void copy_sources(const Correlation& n, const Share& share, const Shuffles<A>& shuffles,
                          const SourceRow& row, A* scratch) {
   constexpr int64_t L = kLanes<A>;
-  const int64_t size = n.layout.column_size, block_size = n.layout.block_size;
+  const int64_t size = n.layout.phase_sizes[2], block_size = n.layout.block_size;
   A* target = scratch + row.target;
   for (int64_t b = 0; b < share.blocks; ++b) {
     A* to = target + b * block_size;
     for (int64_t i = 0; i < row.from * size; ++i) to[i] = 0;
-    for (int64_t i = row.to * size; i < row.columns * size; ++i) to[i] = 0;
+    for (int64_t i = row.to * size; i < row.count * size; ++i) to[i] = 0;
   }
-  const int64_t all = n.groups * n.inputs, step = row.step * all;
+  const int64_t all = n.groups * n.inputs;
   const int64_t channel = share.first_block * n.merged * n.inputs + share.first_channel;
   const S* from = static_cast<const S*>(n.x) + row.pixel * all + channel;
   if (n.merged == L && n.inputs == 1 && channel + share.blocks * L <= all) {
     // Pixel after pixel: block after block would read single lines of memory, far apart.
     for (int64_t i = row.from; i < row.to; ++i)
       for (int64_t b = 0; b < share.blocks; ++b)
-        store_aligned<A>(target + b * block_size + i * L, load<A>(from + i * step + b * L));
+        store_aligned<A>(target + b * block_size + i * L, load<A>(from + i * all + b * L));
     return;
   }
   for (int64_t b = 0; b < share.blocks; ++b, target += block_size, from += n.merged * n.inputs) {
     const Shuffle<A>& shuffle = shuffles.of(share.first_block + b);
     const int64_t there = n.merged == 1 ? share.channels : shuffle.there;
-    if (shuffle.plain)
+    if (!shuffle.plain) {
+      for (int64_t i = row.from; i < row.to; ++i) shuffle(from + i * all, target + i * size);
+    } else if (there == all && size == all) {
+      const int64_t numbers = (row.to - row.from) * all;
+      copy_plain<A>(from + row.from * all, numbers, numbers, target + row.from * size);
+    } else {
       for (int64_t i = row.from; i < row.to; ++i)
-        copy_plain<A>(from + i * step, there, size, target + i * size);
-    else
-      for (int64_t i = row.from; i < row.to; ++i) shuffle(from + i * step, target + i * size);
+        copy_plain<A>(from + i * all, there, size, target + i * size);
+    }
   }
 }
 
-// Copies the cotangents of one block and tile: `columns` pixels from `pixel` on.
+// Copies the cotangents of one block and the tile that begins with `vector`: `columns` pixels from
+// `pixel` on.
 template <class A, class S>
-INLINE void copy_cotangents(const Correlation& n, const Share& share, int64_t block,
+INLINE void copy_cotangents(const Correlation& n, const Share& share, int64_t block, int64_t vector,
                             const Shuffles<A>& shuffles, int64_t pixel, int64_t columns, A* to) {
   const int64_t all = n.groups * n.outputs, size = share.vectors * kLanes<A>;
-  const int64_t filter = share.first_vector * kLanes<A>;
+  const int64_t filter = vector * kLanes<A>;
   const S* from = static_cast<const S*>(n.y) + pixel * all + block * n.merged * n.outputs;
   const Shuffle<A>& shuffle = shuffles.of(block);
   if (n.merged == 1) {
@@ -147,8 +152,7 @@ INLINE void copy_cotangents(const Correlation& n, const Share& share, int64_t bl
   }
 }
 
-// The filters of one block and tile as (run, channel, tap, vector, lane), and whether all of them
-// are finite.
+// The filters of one block and tile, and whether all of them are finite.
 template <class A, class S>
 bool pack(const Correlation& n, const Filters& w, const Share& share, A* packed) {
   constexpr int64_t L = kLanes<A>;
@@ -167,23 +171,28 @@ bool pack(const Correlation& n, const Filters& w, const Share& share, A* packed)
   }
   const int64_t channel = w.exchanged ? 1 : width;
   const int64_t* taps = n.filter_taps;
-  for (const Run* run = n.runs; run != n.runs + n.run_count; taps += run->taps, ++run)
-    for (int64_t c = 0; c < n.inputs; ++c)
-      for (int64_t k = 0; k < run->taps; ++k)
+  for (const Run* run = n.runs; run != n.runs + n.run_count; taps += run->taps, ++run) {
+    const int64_t outer = n.flat ? run->taps : n.inputs, inner = n.flat ? n.inputs : run->taps;
+    for (int64_t i = 0; i < outer; ++i)
+      for (int64_t j = 0; j < inner; ++j) {
+        const int64_t k = n.flat ? i : j, c = n.flat ? j : i;
+        const S* tap = data + taps[k] * w.channels * width + c * channel;
         for (int64_t v = 0; v < share.vectors; ++v, packed += L) {
-          const S* from = data + taps[k] * w.channels * width + c * channel;
           const int64_t* at = offsets + v * L;
           Vector<A> numbers;
           if (at[0] >= 0 && at[L - 1] == at[0] + L - 1 && (n.merged == 1 || n.merged == L)) {
-            numbers = load<A>(from + at[0]);
+            numbers = load<A>(tap + at[0]);
           } else {
             alignas(64) A lanes[L];
-            for (int64_t i = 0; i < L; ++i) lanes[i] = at[i] < 0 ? A(0) : A(to_float(from[at[i]]));
+            for (int64_t lane = 0; lane < L; ++lane)
+              lanes[lane] = at[lane] < 0 ? A(0) : A(to_float(tap[at[lane]]));
             numbers = load_aligned<A>(lanes);
           }
           zeros += numbers - numbers;
           store_aligned<A>(packed, numbers);
         }
+      }
+  }
   for (int64_t i = 0; i < L; ++i)
     if (zeros[i] != 0) return false;
   return true;

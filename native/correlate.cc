@@ -20,19 +20,6 @@ constexpr int64_t kCopiedBlocks = 8;
 // Tasks for each thread, so that all end at about the same time.
 constexpr int64_t kTasksPerThread = 4;
 
-// Tiles of filters, the first of which may be a vector wider than the others.
-struct FilterTiles {
-  FilterTiles(int64_t vectors, int64_t widest)
-      : count(ceil_div(vectors, widest)),
-        width(ceil_div(vectors, count)),
-        wider(vectors - count * (width - 1)) {}
-  int64_t first_vector(int64_t tile) const {
-    return tile * width - std::max<int64_t>(0, tile - wider);
-  }
-  int64_t vectors(int64_t tile) const { return tile < wider ? width : width - 1; }
-  int64_t count, width, wider;
-};
-
 FilterTiles cheapest_tiles(const Kernels& kernels, const Plan& plan, int64_t vectors) {
   const int64_t columns = plan.axes[2].outputs();
   const auto cost = [&](const FilterTiles& tiles) {
@@ -64,22 +51,20 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
                                                  : n.in_place
                                                      ? plan.group_blocks_within(kStripBytes)
                                                      : kCopiedBlocks);
-  const int64_t tile_bytes = std::max<int64_t>(1, tiles.width * vector_bytes);
-  const Split wide_sets(tiles.wider, std::max<int64_t>(1, kFilterBytes / tile_bytes));
-  const Split other_sets(tiles.count - tiles.wider,
-                         std::max<int64_t>(1, kFilterBytes / tile_bytes));
-  const int64_t sets = wide_sets.parts + (tiles.count > tiles.wider ? other_sets.parts : 0);
+  const TileSets sets(
+      tiles, std::max<int64_t>(1, kFilterBytes / std::max<int64_t>(1, tiles.width * vector_bytes)));
 
   // Tasks that take blocks of groups of the same rows find these in the second-level cache.
   const int64_t wanted = ceil_div(kTasksPerThread * threads.count(),
-                                  std::max<int64_t>(1, plan.batch * blocks.parts * sets));
+                                  std::max<int64_t>(1, plan.batch * blocks.parts * sets.count()));
   const int64_t far = blocks.parts > 1 ? ceil_div(plan.image_bytes(), kFarBytes) : 1;
   if (n.in_place)
     plan.lay_out_in_place(blocks.largest(), kStripBytes, wanted);
   else
     plan.lay_out(n.inputs, blocks.largest(), tiles.width * plan.lanes(kernels), kSourceBytes,
                  std::max(far, wanted));
-  const Runs runs = plan.cut(tiles.width == 1 ? kLongestRun : 1);
+  n.flat = tiles.width > 1;
+  const Runs runs = plan.cut();
   char* packed = static_cast<char*>(
       scratch(Purpose::kFilters, std::max<int64_t>(1, group_blocks * vectors * vector_bytes)));
   auto packed_tile = [&](int64_t block, int64_t tile) {
@@ -96,23 +81,20 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
       n.rows_at_once * (n.axes[2].block + kMostTileColumns) * tiles.width * kernels.vector_bytes;
   const int64_t images = plan.batch * plan.blocks();
   // Neighbouring tasks share filters that are large, and else lines of the image.
-  const bool filters_last = sets == 1 && group_blocks * vectors * vector_bytes < kFilterBytes;
-  const int64_t kinds = blocks.parts * sets;
+  const bool filters_last =
+      sets.count() == 1 && group_blocks * vectors * vector_bytes < kFilterBytes;
+  const int64_t kinds = blocks.parts * sets.count();
   parallel_for(threads, kinds * images, [&](int64_t task) {
     const int64_t image = filters_last ? task / kinds : task % images;
     const int64_t kind = filters_last ? task % kinds : task / images;
-    const int64_t i = kind / sets, set = kind % sets;
-    const bool is_wide = set < wide_sets.parts;
-    const Split& split = is_wide ? wide_sets : other_sets;
-    const int64_t at = is_wide ? set : set - wide_sets.parts;
-    const int64_t tile = (is_wide ? 0 : tiles.wider) + split.start(at);
+    const int64_t i = kind / sets.count(), set = kind % sets.count(), tile = sets.first(set);
     const Share share{blocks.start(i),
                       blocks.size(i) + (i + 1 == blocks.parts ? overlapping : 0),
                       0,
                       n.inputs,
                       tiles.first_vector(tile),
                       tiles.vectors(tile),
-                      split.size(at)};
+                      sets.size(set)};
     kernels.correlate(n, plan.block(image), share, packed_tile(blocks.start(i), tile),
                       scratch(Purpose::kTask, plan.scratch_bytes() + sum_bytes));
   });

@@ -80,8 +80,7 @@ struct Neighbours {
 };
 
 // The first of the runs that so many neighbours are cut into, of a length that kernels take.
-int64_t first_run(int64_t count, int64_t longest) {
-  if (longest < kLongestRun) return 1;
+int64_t first_run(int64_t count) {
   switch (count) {
     case 1:
     case 2:
@@ -95,21 +94,32 @@ int64_t first_run(int64_t count, int64_t longest) {
   }
 }
 
-std::vector<Neighbours> neighbours(const Axis& axis, int64_t longest) {
+std::vector<Neighbours> neighbours(const Axis& axis, bool flat) {
+  // Of flat runs phases and shifts follow each other, and are one number.
+  const auto place = [&](const Axis::Tap& tap) {
+    return tap.shift * axis.stride + axis.source_phases[size_t(tap.source_phase)];
+  };
+  std::vector<Axis::Tap> taps = axis.taps;
+  if (flat)
+    std::stable_sort(taps.begin(), taps.end(), [&](const Axis::Tap& a, const Axis::Tap& b) {
+      return a.output_phase != b.output_phase ? a.output_phase < b.output_phase
+                                              : place(a) < place(b);
+    });
   std::vector<Neighbours> found;
-  for (size_t i = 0; i < axis.taps.size();) {
-    const Axis::Tap& first = axis.taps[i];
+  for (size_t i = 0; i < taps.size();) {
+    const Axis::Tap& first = taps[i];
     int64_t count = 1;
-    for (; i + count < axis.taps.size(); ++count) {
-      const Axis::Tap& next = axis.taps[i + count];
-      if (next.output_phase != first.output_phase || next.source_phase != first.source_phase ||
-          next.shift != first.shift + count)
-        break;
+    for (; i + count < taps.size(); ++count) {
+      const Axis::Tap& next = taps[i + count];
+      const bool follows =
+          flat ? place(next) == place(first) + count
+               : next.source_phase == first.source_phase && next.shift == first.shift + count;
+      if (next.output_phase != first.output_phase || !follows) break;
     }
     for (int64_t at = 0, size; at < count; at += size) {
-      size = first_run(count - at, longest);
-      Neighbours run{axis.taps[i + at], {}};
-      for (int64_t k = 0; k < size; ++k) run.indices.push_back(axis.taps[i + at + k].index);
+      size = flat ? count : first_run(count - at);
+      Neighbours run{taps[i + at], {}};
+      for (int64_t k = 0; k < size; ++k) run.indices.push_back(taps[i + at + k].index);
       found.push_back(run);
     }
     i += count;
@@ -119,8 +129,9 @@ std::vector<Neighbours> neighbours(const Axis& axis, int64_t longest) {
 
 }  // namespace
 
-Runs::Runs(const Axis (&axes)[3], const Layout& layout, bool in_place, int64_t longest) {
+Runs::Runs(const Axis (&axes)[3], const Correlation& n) {
   const Axis &depth = axes[0], &height = axes[1], &width = axes[2];
+  const Layout& layout = n.layout;
   struct Placed {
     int64_t phase;
     Run run;
@@ -128,18 +139,19 @@ Runs::Runs(const Axis (&axes)[3], const Layout& layout, bool in_place, int64_t l
   };
   std::vector<Placed> placed;
   const auto phase_of = [&](int axis, const Axis::Tap& tap) {
-    return layout.phase_sizes[axis] *
-           (in_place ? axes[axis].source_phases[size_t(tap.source_phase)] : tap.source_phase);
+    return layout.phase_sizes[axis] * (n.in_place || axis == 2
+                                           ? axes[axis].source_phases[size_t(tap.source_phase)]
+                                           : tap.source_phase);
   };
   const auto inside = [&](const Axis& axis, const Axis::Tap& tap) {
-    return in_place ? axis.inside(tap) : kEverywhere;
+    return n.in_place ? axis.inside(tap) : kEverywhere;
   };
   // Runs of the same columns follow each other.
-  for (const Neighbours& x : neighbours(width, longest))
+  for (const Neighbours& x : neighbours(width, n.flat))
     for (const Axis::Tap& z : depth.taps)
       for (const Axis::Tap& y : height.taps) {
-        const int64_t row = y.shift - (in_place ? 0 : height.low);
-        const int64_t column = x.first.shift - (in_place ? 0 : width.low);
+        const int64_t row = y.shift - (n.in_place ? 0 : height.low);
+        const int64_t column = x.first.shift - (n.in_place ? 0 : width.low);
         const int64_t source = phase_of(0, z) + phase_of(1, y) + phase_of(2, x.first) +
                                row * layout.row_size + column * layout.column_size;
         std::vector<int64_t> taps;

@@ -48,7 +48,7 @@ struct Axis {
 // The taps of three axes as runs of neighbours along the last one: by output phase, then the
 // longest first.
 struct Runs {
-  Runs(const Axis (&axes)[3], const Layout& layout, bool in_place, int64_t longest);
+  Runs(const Axis (&axes)[3], const Correlation& correlation);
 
   std::vector<Run> runs;
   std::vector<int64_t> first, first_tap, filter_taps;  // as in Correlation

@@ -50,34 +50,40 @@ double cost_of_row(int64_t columns, int64_t vectors) {
   return size.cost;
 }
 
-// Products that are summed in registers: of some channels of neighbouring runs.
+// Products that are summed in registers: of some neighbouring runs, or of a part of one.
 struct Chunk {
-  int64_t run, runs;
-  int64_t channel, channels;
+  const Run* runs;
+  int64_t count, channels;
   int64_t filter;  // where its packed filters begin, in vectors of filters
   bool is_first, is_last;
 };
 
 template <class F>
 INLINE void for_chunks(const Correlation& n, int64_t phase, const F& f) {
-  const int64_t from = n.first[phase], to = n.first[phase + 1];
-  int64_t taps = n.first_tap[phase];
-  if (from == to) f(Chunk{from, 0, 0, n.inputs, 0, true, true});
-  for (int64_t run = from, runs; run < to; run += runs) {
-    const int64_t parts = divide_up(n.inputs, kChannelsOfChain[n.runs[run].taps]);
-    int64_t chain = n.runs[run].taps;
-    for (runs = 1; parts == 1 && run + runs < to; ++runs) {
-      const int64_t longer = chain + n.runs[run + runs].taps;
-      if (longer * n.inputs > kChain) break;
-      chain = longer;
+  const Run *first = n.runs + n.first[phase], *last = n.runs + n.first[phase + 1];
+  int64_t filter = n.first_tap[phase] * n.inputs;
+  if (first == last) f(Chunk{first, 0, 0, filter, true, true});
+  for (const Run* run = first; run != last;) {
+    int64_t chain = run->taps * n.inputs;
+    if (chain > kChain) {
+      const int64_t numbers = n.flat ? chain : n.inputs, taps = n.flat ? 1 : run->taps;
+      const int64_t parts = divide_up(numbers, kChannelsOfChain[taps]);
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t from = numbers * part / parts;
+        Run piece = *run;
+        piece.source += from * n.merged, piece.taps = taps;
+        f(Chunk{&piece, 1, numbers * (part + 1) / parts - from, filter + from * taps,
+                run == first && part == 0, run + 1 == last && part + 1 == parts});
+      }
+      ++run;
+    } else {
+      const Run* end = run + 1;
+      for (; end != last && chain + end->taps * n.inputs <= kChain; ++end)
+        chain += end->taps * n.inputs;
+      f(Chunk{run, end - run, n.inputs, filter, run == first, end == last});
+      run = end;
     }
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t channel = n.inputs * part / parts;
-      f(Chunk{run, runs, channel, n.inputs * (part + 1) / parts - channel,
-              taps * n.inputs + channel * n.runs[run].taps, run == from && part == 0,
-              run + runs == to && part + 1 == parts});
-    }
-    taps += chain;
+    filter += chain;
   }
 }
 
@@ -146,10 +152,11 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
                         contains(n.interior[1], row.at[1] + row.rows - 1));
     const bool in_place = chunk.is_last && part.is_whole;
     R* y = part.y + row.pixel * channels;
-    const A* source = part.source + row.source + chunk.channel * n.merged;
-    TileRow<A> tile{n.runs + chunk.run,
-                    chunk.runs,
+    const A* source = part.source + row.source;
+    TileRow<A> tile{chunk.runs,
+                    chunk.count,
                     chunk.channels,
+                    n.flat,
                     n.layout.column_size,
                     part.filters + chunk.filter * size,
                     n.layout.row_size,
@@ -252,16 +259,16 @@ void reduce_rows(const Correlation& n, const Share& share, const int64_t (&at)[3
     return;
   }
   const ReduceTile<A>* tiles = tiles_of_groups<A>(n.merged).reduce[share.vectors - 1];
+  const int64_t pixel = n.layout.phase_sizes[2];
   for (const Run* run = n.runs; run != n.runs + n.run_count; ++run) {
     // Channels of a tap follow those of the one before it, if all of them are there.
-    const bool all = share.channels * n.merged == n.layout.column_size;
+    const bool all = share.channels * n.merged == pixel;
     const int64_t numbers = (all ? run->taps : 1) * share.channels;
     for (int64_t k = 0; k < (all ? 1 : run->taps); ++k)
       for (int64_t first = 0, size; first < numbers; first += size) {
         const int64_t index = tile_of_numbers(numbers - first, share.vectors);
         size = kTileNumbers[index];
-        tiles[index](source + run->source + k * n.layout.column_size + first * n.merged, y, rows,
-                     sums);
+        tiles[index](source + run->source + k * pixel + first * n.merged, y, rows, sums);
         sums += size * share.vectors * L;
       }
   }
@@ -283,22 +290,25 @@ void reduce(const Correlation& n, const Block& block, const Share& share, A* sum
     const int64_t first[3] = {block.at[0], block.at[1] + at, block.at[2]};
     const int64_t row = (block.image * depth.output + first[0]) * height.output + first[1];
     const int64_t pixel = row * width.output + first[2];
-    const int64_t y_size = count * columns * size;
+    const int64_t sum_size = n.first_tap[n.phases] * share.channels * size;
     rows.count = count;
-    for (int64_t i = 0; i < count && !n.in_place; ++i)
-      for (int64_t b = 0; b < share.blocks; ++b)
-        copy_cotangents<A, S>(n, share, share.first_block + b, outputs, pixel + i * width.output,
-                              columns, ys + b * y_size + i * columns * size);
-    for (int64_t b = 0; b < share.blocks; ++b) {
-      const A *source = scratch + b * n.layout.block_size, *y = ys + b * y_size;
-      if (n.in_place) {
-        const int64_t group = first_group(n, share.first_block + b);
-        source = static_cast<const A*>(n.x) + group +
-                 place_in_x(n, block.image, first[0], first[1], first[2]);
-        y = static_cast<const A*>(n.y) + pixel * all + group;
+    for (int64_t part = 0; part < share.parts; ++part) {
+      const int64_t vector = share.first_vector + part * share.vectors;
+      for (int64_t r = 0; r < count && !n.in_place; ++r)
+        for (int64_t b = 0; b < share.blocks; ++b)
+          copy_cotangents<A, S>(n, share, share.first_block + b, vector, outputs,
+                                pixel + r * width.output, columns,
+                                ys + (b * count + r) * columns * size);
+      for (int64_t b = 0; b < share.blocks; ++b) {
+        const A *x = scratch + b * n.layout.block_size, *y = ys + b * count * columns * size;
+        if (n.in_place) {
+          const int64_t group = first_group(n, share.first_block + b);
+          x = static_cast<const A*>(n.x) + group +
+              place_in_x(n, block.image, first[0], first[1], first[2]);
+          y = static_cast<const A*>(n.y) + pixel * all + group;
+        }
+        reduce_rows<A>(n, share, first, x, y, rows, sums + (b * share.parts + part) * sum_size);
       }
-      reduce_rows<A>(n, share, first, source, y, rows,
-                     sums + b * n.first_tap[n.phases] * share.channels * size);
     }
   };
   walk(

@@ -13,8 +13,10 @@ struct Range {
   int64_t from, to;
 };
 
-// Taps that are neighbours along the last axis: where the first one's sources lie from those of the
-// first output on, and how many there are. Kernels take 1, 2, 3, 5 or 7.
+// Taps along the last axis: where the first one's sources lie from those of the first output on,
+// and how many there are. Either the sources of neighbouring outputs are those of neighbouring
+// taps, and kernels take 1, 2, 3, 5 or 7; or taps are of neighbouring pixels, whose numbers follow
+// each other, and there may be any number.
 struct Run {
   int64_t source;
   int64_t taps;
@@ -38,7 +40,8 @@ struct AxisView {
 
 // How the sources of some rows of outputs lie, in numbers: a pixel is at
 //   row * row_size + phases * phase_sizes + block of groups * block_size + column * column_size.
-// In the scratch phases are counted; where x itself is read they are distances.
+// Phases of the last axis are distances in pixels. So are the others where x itself is read; in the
+// scratch they are counted.
 struct Layout {
   int64_t row_size, block_size, column_size;
   int64_t phase_sizes[3];
@@ -60,6 +63,7 @@ struct Correlation {
   const int64_t* first;        // by phase of the outputs, one more than there are: its first run
   const int64_t* first_tap;    // likewise: taps of all runs before it
   const int64_t* filter_taps;  // flat index in the filter of each tap of each run
+  bool flat;                   // runs are of neighbouring pixels
   int64_t rows_at_once;        // of outputs, whose sources are near together
   bool in_place;               // x is read where it lies, and not copied to the scratch
   Range interior[3];           // outputs of a phase all of whose taps lie in the image
@@ -91,13 +95,13 @@ struct Kernels {
   int64_t vector_bytes;
   // What rows of so many columns cost with tiles of so many vectors of filters, in cycles.
   double (*cost_of_row)(int64_t columns, int64_t vectors);
-  // The filters of one block and tile as (run, channel, tap, vector, lane), and whether all of
-  // them are finite.
+  // The filters of one block and tile as (run, channel, tap, vector, lane), or of flat runs as
+  // (run, tap, channel, vector, lane), and whether all of them are finite.
   bool (*pack)(const Correlation&, const Filters&, const Share&, void* packed);
   // From filters that are packed as (block, part).
   void (*correlate)(const Correlation&, const Block&, const Share&, const void* packed,
                     void* scratch);
-  // Adds to sums (block, run, tap, channel, vector, lane).
+  // Adds to sums (block, part, run, tap, channel, vector, lane).
   void (*reduce)(const Correlation&, const Block&, const Share&, void* sums, void* scratch);
 };
 

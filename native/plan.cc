@@ -98,13 +98,6 @@ bool Plan::can_be_in_place(const Kernels& kernels) const {
          });
 }
 
-int64_t Plan::row_bytes() const {
-  const AxisView* views = correlation.axes;
-  const int64_t rows = (views[1].halo + 1) * views[0].phases * views[1].phases * views[2].phases;
-  return std::max<int64_t>(1, rows * (axes[2].outputs() + views[2].halo) * correlation.merged *
-                                  correlation.inputs * accumulator_bytes());
-}
-
 int64_t Plan::image_bytes() const {
   int64_t sources = correlation.inputs, outputs = correlation.outputs;
   for (const Axis& axis : axes) sources *= axis.source, outputs *= axis.output;
@@ -150,9 +143,9 @@ void Plan::lay_out(int64_t channels, int64_t group_blocks, int64_t others, int64
   AxisView *views = correlation.axes, &height = views[1], &width = views[2];
   Layout& layout = correlation.layout;
   views[0].block = 1;
-  const int64_t phases = views[0].phases * height.phases * width.phases;
+  const int64_t pixel = channels * correlation.merged;
   const int64_t column =
-      (phases * group_blocks * channels * correlation.merged) * accumulator_bytes();
+      views[0].phases * height.phases * width.stride * group_blocks * pixel * accumulator_bytes();
   const int64_t other = others * accumulator_bytes();
   // As many columns as let all rows that one row of outputs needs stay near, but not too few.
   const int64_t most =
@@ -166,17 +159,17 @@ void Plan::lay_out(int64_t channels, int64_t group_blocks, int64_t others, int64
       std::clamp<int64_t>(fit, std::min(height.halo + 1, height.block), height.block);
 
   const int64_t line = 64 / accumulator_bytes();
-  layout.column_size = channels * correlation.merged;
+  layout.column_size = width.stride * pixel;
   layout.block_size = ceil_div(columns * layout.column_size, line) * line;
-  layout.phase_sizes[2] = group_blocks * layout.block_size;
-  layout.phase_sizes[1] = width.phases * layout.phase_sizes[2];
+  layout.phase_sizes[2] = pixel;
+  layout.phase_sizes[1] = group_blocks * layout.block_size;
   layout.phase_sizes[0] = height.phases * layout.phase_sizes[1];
   // Rows that are powers of two apart would meet in a few sets of the cache.
   layout.row_size = (ceil_div(views[0].phases * layout.phase_sizes[0], line) | 1) * line;
 }
 
-Runs Plan::cut(int64_t longest) {
-  Runs runs(axes, correlation.layout, correlation.in_place, longest);
+Runs Plan::cut() {
+  Runs runs(axes, correlation);
   correlation.runs = runs.runs.data();
   correlation.run_count = int64_t(runs.runs.size());
   correlation.first = runs.first.data();

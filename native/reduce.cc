@@ -16,6 +16,8 @@ namespace {
 // Sources and cotangents that are summed over at once stay in the first-level cache, a task's
 // sums in the second.
 constexpr int64_t kNearBytes = 28 << 10, kSumBytes = 256 << 10;
+// Blocks of groups that are copied together.
+constexpr int64_t kCopiedBlocks = 4;
 // Tasks to cut the work into, if it is worth it: a number of its own, for results must not depend
 // on how many threads there are.
 constexpr int64_t kTasks = 16;
@@ -57,15 +59,17 @@ void put_sums(const Plan& plan, const Kernels& kernels, const Share& share, cons
   const Correlation& n = plan.correlation;
   const int64_t bytes = plan.accumulator_bytes(), lanes = plan.lanes(kernels);
   const int64_t part = lanes / n.merged, width = n.groups * n.outputs;
-  for (int64_t b = share.first_block; b < share.first_block + share.blocks; ++b) {
-    const int64_t group = std::min(b * n.merged, n.last_group);
+  for (int64_t b = 0; b < share.blocks * share.parts; ++b) {
+    const int64_t block = share.first_block + b / share.parts;
+    const int64_t first = share.first_vector + b % share.parts * share.vectors;
+    const int64_t group = std::min(block * n.merged, n.last_group);
     const int64_t groups = std::min(n.merged, n.groups - group);
     for (int64_t i = 0; i < n.first_tap[n.phases]; ++i)
       for (int64_t c = 0; c < share.channels; ++c) {
         char* tap =
             gradient + (n.filter_taps[i] * n.inputs + share.first_channel + c) * width * bytes;
         for (int64_t v = 0; v < share.vectors; ++v, sums += kernels.vector_bytes) {
-          const int64_t filter = (share.first_vector + v) * part;
+          const int64_t filter = (first + v) * part;
           char* to = tap + (group * n.outputs + filter) * bytes;
           if (n.merged == 1)
             std::memcpy(to, sums, std::min(lanes, n.outputs - filter) * bytes);
@@ -88,46 +92,50 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   plan.merge_groups(kernels);
   const int64_t lanes = plan.lanes(kernels), bytes = plan.accumulator_bytes();
   const int64_t vectors = plan.vectors(kernels), group_blocks = plan.group_blocks();
-  const Split tiles(vectors, plan.widest_tile());
-  const int64_t width = tiles.largest();
+  const FilterTiles tiles(vectors, n.merged > 1 ? vectors : plan.widest_tile());
+  n.flat = n.merged < lanes || n.inputs > 1 || tiles.width > 1;
+  const int64_t width = tiles.width;
   const int64_t channel_bytes = std::max<int64_t>(1, plan.taps() * width * kernels.vector_bytes);
   const Split channels(
       n.inputs, n.merged > 1 ? n.inputs : std::clamp<int64_t>(kSumBytes / channel_bytes, 8, 96));
-  const int64_t columns = n.merged * n.inputs;
+  const int64_t tile_bytes = channels.largest() * channel_bytes;
   if (n.merged == 1) n.in_place = false;
+  // Tasks take several blocks of groups, or several tiles of one.
+  const bool is_slim = n.merged * n.inputs <= lanes && tiles.count == 1;
   const int64_t overlapping = plan.overlapping_blocks();
-  const Split blocks(group_blocks - overlapping, columns > lanes || tiles.parts > 1 ? 1
+  const Split blocks(group_blocks - overlapping, !is_slim     ? 1
                                                  : n.in_place ? plan.group_blocks_within(kNearBytes)
-                                                              : kMostBlocks);
-  const int64_t tasks = blocks.parts * tiles.parts * channels.parts;
+                                                              : kCopiedBlocks);
+  const TileSets sets(tiles, std::max<int64_t>(1, kSumBytes / std::max<int64_t>(1, tile_bytes)));
+  const int64_t tasks = blocks.parts * sets.count() * channels.parts;
   const int64_t wanted = ceil_div(kTasks, std::max<int64_t>(1, plan.batch * tasks));
   if (n.in_place)
     plan.lay_out_in_place(blocks.largest(), kNearBytes, wanted);
   else
     plan.lay_out(channels.largest(), blocks.largest(), blocks.largest() * width * lanes, kNearBytes,
                  wanted);
-  const Runs runs = plan.cut(kLongestRun);
+  const Runs runs = plan.cut();
 
   const int64_t filter_taps = plan.axes[0].size * plan.axes[1].size * plan.axes[2].size;
   const int64_t numbers = filter_taps * n.inputs * n.groups * n.outputs;
   const Split split = shares(plan, tasks, numbers * bytes);
   char* partials = static_cast<char*>(scratch(Purpose::kFilters, split.parts * numbers * bytes));
   std::memset(partials, 0, split.parts * numbers * bytes);
-  const int64_t sum_bytes = (blocks.largest() + overlapping) * channels.largest() * channel_bytes;
+  const int64_t sum_bytes = (blocks.largest() + overlapping) * sets.largest() * tile_bytes;
   const int64_t y_bytes = n.in_place ? 0
                                      : n.rows_at_once * n.axes[2].block * blocks.largest() * width *
                                            kernels.vector_bytes;
   parallel_for(threads, split.parts * tasks, [&](int64_t task) {
     const int64_t part = task / tasks, c = task % channels.parts;
-    const int64_t tile = task / channels.parts % tiles.parts;
-    const int64_t block = task / channels.parts / tiles.parts % blocks.parts;
+    const int64_t set = task / channels.parts % sets.count(), tile = sets.first(set);
+    const int64_t block = task / channels.parts / sets.count() % blocks.parts;
     const Share share{blocks.start(block),
                       blocks.size(block) + (block + 1 == blocks.parts ? overlapping : 0),
                       channels.start(c),
                       channels.size(c),
-                      tiles.start(tile),
-                      tiles.size(tile),
-                      1};
+                      tiles.first_vector(tile),
+                      tiles.vectors(tile),
+                      sets.size(set)};
     char* sums = static_cast<char*>(scratch(Purpose::kSums, sum_bytes));
     void* sources = scratch(Purpose::kTask, plan.scratch_bytes() + y_bytes);
     std::memset(sums, 0, sum_bytes);

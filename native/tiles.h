@@ -32,8 +32,9 @@ struct TileRow {
   const Run* runs;
   int64_t count;
   int64_t channels;     // of each run
+  bool flat;            // as in Correlation
   int64_t column;       // numbers from one column of the sources to the next
-  const A* filters;     // (run, channel, tap, vector, lane)
+  const A* filters;     // as they are packed
   int64_t row;          // numbers from one row of sources to the next, for tiles of two
   int64_t step, y_row;  // likewise of y
   // For tiles at borders: the first output of the row and column of the tile. Not a copy of the
@@ -60,12 +61,12 @@ constexpr int64_t kChannelsOfChain[] = {0, 64, 32, 21, 0, 12, 0, 9};
 // B there is one channel, and sources outside of the image are left out.
 template <class A, int64_t M, int64_t K, bool B, int64_t R, int64_t T, int64_t V>
 INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, const Run& run,
-                        const A* source, const A* filter) {
+                        int64_t channels, const A* source, const A* filter) {
   constexpr int64_t L = kLanes<A>;
   const int64_t column = row.column;
   const int64_t from = run.inside[2].from - row.first;
   const uint64_t inside = uint64_t(run.inside[2].to - run.inside[2].from);
-  for (int64_t c = 0; c < (B ? 1 : row.channels); ++c, source += M, filter += K * V * L) {
+  for (int64_t c = 0; c < (B ? 1 : channels); ++c, source += M, filter += K * V * L) {
     Vector<A> f[K][V];
     UNROLL_FOR (int64_t k = 0; k < K; ++k)
       UNROLL_FOR (int64_t v = 0; v < V; ++v) f[k][v] = load_aligned<A>(filter + (k * V + v) * L);
@@ -85,8 +86,8 @@ INLINE const A* add_run(Vector<A> (&s)[R][T][V], const TileRow<A>& row, const Ru
   return filter;
 }
 
-// R rows of T columns, and V vectors of filters, added to `sums` if there are any. B, some taps may
-// lie outside of the image.
+// R rows of T columns, and V vectors of filters, of flat runs if there are several, added to `sums`
+// if there are any. B, some taps may lie outside of the image.
 template <class A, int64_t M, int64_t R, int64_t T, int64_t V, bool B>
 void correlate_tile(const TileRow<A>& row, const A* source, const A* sums, bool is_last, A* y) {
   constexpr int64_t L = kLanes<A>;
@@ -99,15 +100,17 @@ void correlate_tile(const TileRow<A>& row, const A* source, const A* sums, bool 
     }
     const A* p = source + run->source;
     if constexpr (V == 1) {
-      switch (run->taps) {
-        case 1: filter = add_run<A, M, 1, B>(s, row, *run, p, filter); break;
-        case 2: filter = add_run<A, M, 2, B>(s, row, *run, p, filter); break;
-        case 3: filter = add_run<A, M, 3, B>(s, row, *run, p, filter); break;
-        case 5: filter = add_run<A, M, 5, B>(s, row, *run, p, filter); break;
-        default: filter = add_run<A, M, 7, B>(s, row, *run, p, filter);
+      switch (row.flat ? 1 : run->taps) {
+        case 1:
+          filter = add_run<A, M, 1, B>(s, row, *run, row.channels * run->taps, p, filter);
+          break;
+        case 2: filter = add_run<A, M, 2, B>(s, row, *run, row.channels, p, filter); break;
+        case 3: filter = add_run<A, M, 3, B>(s, row, *run, row.channels, p, filter); break;
+        case 5: filter = add_run<A, M, 5, B>(s, row, *run, row.channels, p, filter); break;
+        default: filter = add_run<A, M, 7, B>(s, row, *run, row.channels, p, filter);
       }
     } else {
-      filter = add_run<A, M, 1, B>(s, row, *run, p, filter);
+      filter = add_run<A, M, 1, B>(s, row, *run, row.channels * run->taps, p, filter);
     }
   }
   if (sums) {

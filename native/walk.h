@@ -17,13 +17,12 @@ struct Row {
   int64_t rows;
 };
 
-// Source pixels of a phase, neighbours along the last axis.
+// Source pixels, neighbours along the last axis.
 struct SourceRow {
   int64_t target;    // place in the scratch
-  int64_t pixel;     // flat; that of column 0, which may lie outside
-  int64_t step;      // pixels from one column to the next
-  int64_t from, to;  // columns inside of the image
-  int64_t columns;
+  int64_t pixel;     // the first one, flat; it may lie outside
+  int64_t from, to;  // those inside of the image
+  int64_t count;
 };
 
 INLINE int64_t counted(const AxisView& axis, int64_t at) {
@@ -36,21 +35,18 @@ template <class Copy>
 INLINE void for_source_rows(const Correlation& n, const Block& block, int64_t row, int64_t target,
                             const Copy& copy) {
   const AxisView &depth = n.axes[0], &height = n.axes[1], &width = n.axes[2];
-  const int64_t columns = counted(width, block.at[2]) + width.halo;
+  const int64_t count = (counted(width, block.at[2]) + width.halo) * width.stride;
+  const int64_t start = (block.at[2] + width.low) * width.stride;
+  const int64_t from = least(greatest<int64_t>(-start, 0), count);
+  const int64_t to = greatest(from, least(width.source - start, count));
   for (int64_t i = 0; i < depth.phases; ++i) {
     const int64_t z = block.at[0] * depth.stride + depth.source_phases[i];
-    for (int64_t j = 0; j < height.phases; ++j) {
+    for (int64_t j = 0; j < height.phases; ++j, target += n.layout.phase_sizes[1]) {
       const int64_t y = (block.at[1] + height.low + row) * height.stride + height.source_phases[j];
       const bool inside = z >= 0 && z < depth.source && y >= 0 && y < height.source;
-      for (int64_t k = 0; k < width.phases; ++k, target += n.layout.phase_sizes[2]) {
-        const int64_t start = (block.at[2] + width.low) * width.stride + width.source_phases[k];
-        const int64_t from = least(greatest<int64_t>(divide_up(-start, width.stride), 0), columns);
-        const int64_t to =
-            greatest(from, least(divide_up(width.source - start, width.stride), columns));
-        copy(SourceRow{
-            target, ((block.image * depth.source + z) * height.source + y) * width.source + start,
-            width.stride, inside ? from : columns, inside ? to : columns, columns});
-      }
+      copy(SourceRow{target,
+                     ((block.image * depth.source + z) * height.source + y) * width.source + start,
+                     inside ? from : count, inside ? to : count, count});
     }
   }
 }
