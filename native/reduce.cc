@@ -40,6 +40,25 @@ Split shares(const Plan& plan, int64_t tasks, int64_t gradient_bytes) {
   return split;
 }
 
+// Tiles of a task, as many as read and write the least: each set of tiles copies the sources, and
+// each share of the images that is needed for kTasks writes, reads and adds a gradient.
+int64_t tiles_at_once(const Plan& plan, const FilterTiles& tiles, int64_t others,
+                      int64_t tile_bytes, int64_t gradient_bytes) {
+  double source_bytes = double(plan.batch) * plan.correlation.groups * plan.correlation.inputs *
+                        plan.accumulator_bytes();
+  for (const Axis& axis : plan.axes) source_bytes *= axis.source;
+  int64_t best = 1;
+  double least = 0;
+  for (int64_t count = 1; count <= tiles.count; ++count) {
+    if (count > 1 && count * tile_bytes > kSumBytes) break;
+    const int64_t sets = ceil_div(tiles.count, count);
+    const double cost =
+        sets * source_bytes + 3.0 * ceil_div(kTasks, sets * others) * gradient_bytes;
+    if (count == 1 || cost <= least) best = count, least = cost;
+  }
+  return best;
+}
+
 // Adds the partial gradients up, converted. Returns whether none is NaN.
 template <class A, class R>
 bool add_up(const A* partials, int64_t parts, int64_t size, int64_t from, int64_t to, R* result) {
@@ -106,7 +125,10 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   const Split blocks(group_blocks - overlapping, !is_slim     ? 1
                                                  : n.in_place ? plan.group_blocks_within(kNearBytes)
                                                               : kCopiedBlocks);
-  const TileSets sets(tiles, std::max<int64_t>(1, kSumBytes / std::max<int64_t>(1, tile_bytes)));
+  const int64_t filter_taps = plan.axes[0].size * plan.axes[1].size * plan.axes[2].size;
+  const int64_t numbers = filter_taps * n.inputs * n.groups * n.outputs;
+  const TileSets sets(tiles, tiles_at_once(plan, tiles, blocks.parts * channels.parts, tile_bytes,
+                                           numbers * bytes));
   const int64_t tasks = blocks.parts * sets.count() * channels.parts;
   const int64_t wanted = ceil_div(kTasks, std::max<int64_t>(1, plan.batch * tasks));
   if (n.in_place)
@@ -116,11 +138,10 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
                  wanted);
   const Runs runs = plan.cut();
 
-  const int64_t filter_taps = plan.axes[0].size * plan.axes[1].size * plan.axes[2].size;
-  const int64_t numbers = filter_taps * n.inputs * n.groups * n.outputs;
   const Split split = shares(plan, tasks, numbers * bytes);
   char* partials = static_cast<char*>(scratch(Purpose::kFilters, split.parts * numbers * bytes));
-  std::memset(partials, 0, split.parts * numbers * bytes);
+  // Taps that meet no pixel have no sums.
+  if (n.first_tap[n.phases] < filter_taps) std::memset(partials, 0, split.parts * numbers * bytes);
   const int64_t sum_bytes = (blocks.largest() + overlapping) * sets.largest() * tile_bytes;
   const int64_t y_bytes = n.in_place ? 0
                                      : n.rows_at_once * n.axes[2].block * blocks.largest() * width *
