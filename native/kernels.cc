@@ -274,6 +274,8 @@ void reduce_rows(const Correlation& n, const Share& share, const int64_t (&at)[3
   }
 }
 
+constexpr int64_t kReadsInPlace = 12;
+
 template <class A, class S>
 void reduce(const Correlation& n, const Block& block, const Share& share, A* sums, A* scratch) {
   constexpr int64_t L = kLanes<A>;
@@ -282,8 +284,11 @@ void reduce(const Correlation& n, const Block& block, const Share& share, A* sum
   const int64_t columns = counted(width, block.at[2]), size = share.vectors * L;
   A* ys = scratch + (n.in_place ? 0 : (n.rows_at_once + height.halo) * n.layout.row_size);
   const int64_t all = n.groups * n.outputs;
-  Rows rows{0, columns, n.layout.row_size, n.layout.column_size, columns * size, size, {}};
-  if (n.in_place) rows.y_row = width.output * all, rows.y_column = all;
+  Rows rows{0, columns, n.layout.row_size, n.layout.column_size, 0, 0, {}};
+  // Cotangents whose lanes are in order, and that are read but a few times, are not copied.
+  const bool is_read_few_times =
+      __is_same(A, S) && (n.in_place || (n.merged == 1 && n.first_tap[n.phases] * share.channels <=
+                                                              kReadsInPlace * kReduced));
 
   // Rows whose taps lie in the image alike.
   const auto reduce_alike = [&](int64_t at, int64_t count) {
@@ -294,19 +299,22 @@ void reduce(const Correlation& n, const Block& block, const Share& share, A* sum
     rows.count = count;
     for (int64_t part = 0; part < share.parts; ++part) {
       const int64_t vector = share.first_vector + part * share.vectors;
-      for (int64_t r = 0; r < count && !n.in_place; ++r)
+      const bool in_place = is_read_few_times && (n.in_place || n.outputs >= vector * L + size);
+      rows.y_row = in_place ? width.output * all : columns * size;
+      rows.y_column = in_place ? all : size;
+      for (int64_t r = 0; r < count && !in_place; ++r)
         for (int64_t b = 0; b < share.blocks; ++b)
           copy_cotangents<A, S>(n, share, share.first_block + b, vector, outputs,
                                 pixel + r * width.output, columns,
                                 ys + (b * count + r) * columns * size);
       for (int64_t b = 0; b < share.blocks; ++b) {
-        const A *x = scratch + b * n.layout.block_size, *y = ys + b * count * columns * size;
-        if (n.in_place) {
-          const int64_t group = first_group(n, share.first_block + b);
-          x = static_cast<const A*>(n.x) + group +
-              place_in_x(n, block.image, first[0], first[1], first[2]);
-          y = static_cast<const A*>(n.y) + pixel * all + group;
-        }
+        const int64_t group = first_group(n, share.first_block + b);
+        const A* x = n.in_place ? static_cast<const A*>(n.x) + group +
+                                      place_in_x(n, block.image, first[0], first[1], first[2])
+                                : scratch + b * n.layout.block_size;
+        const A* y = in_place
+                         ? static_cast<const A*>(n.y) + pixel * all + group * n.outputs + vector * L
+                         : ys + b * count * columns * size;
         reduce_rows<A>(n, share, first, x, y, rows, sums + (b * share.parts + part) * sum_size);
       }
     }

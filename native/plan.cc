@@ -74,8 +74,9 @@ void Plan::merge_groups(const Kernels& kernels) {
     if (merged > 1 && (filters != outputs || outputs / part > widest_tile())) continue;
     if (merged > 1 && merged * std::max(correlation.inputs, outputs) > kMostPicked * width)
       continue;
-    // Lanes in use; in doubt less merging, which changes less of the order of numbers.
-    const double used = double(outputs) / filters * groups / (ceil_div(groups, merged) * merged);
+    // Lanes in use, of sources too, whose order changes a vector at a time; in doubt less merging.
+    double used = double(outputs) / filters * groups / (ceil_div(groups, merged) * merged);
+    if (merged > 1 && merged * correlation.inputs % width != 0) used *= 0.8;
     if (used > 1.1 * best) best = used, correlation.merged = merged;
   }
   correlation.last_group = (group_blocks() - 1) * correlation.merged;

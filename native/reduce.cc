@@ -40,22 +40,31 @@ Split shares(const Plan& plan, int64_t tasks, int64_t gradient_bytes) {
   return split;
 }
 
-// Tiles of a task, as many as read and write the least: each set of tiles copies the sources, and
-// each share of the images that is needed for kTasks writes, reads and adds a gradient.
-int64_t tiles_at_once(const Plan& plan, const FilterTiles& tiles, int64_t others,
-                      int64_t tile_bytes, int64_t gradient_bytes) {
-  double source_bytes = double(plan.batch) * plan.correlation.groups * plan.correlation.inputs *
-                        plan.accumulator_bytes();
-  for (const Axis& axis : plan.axes) source_bytes *= axis.source;
-  int64_t best = 1;
-  double least = 0;
-  for (int64_t count = 1; count <= tiles.count; ++count) {
-    if (count > 1 && count * tile_bytes > kSumBytes) break;
-    const int64_t sets = ceil_div(tiles.count, count);
-    const double cost =
-        sets * source_bytes + 3.0 * ceil_div(kTasks, sets * others) * gradient_bytes;
-    if (count == 1 || cost <= least) best = count, least = cost;
-  }
+// How many parts the channels of a group are cut into, and how many tiles of filters a task takes.
+struct Cut {
+  int64_t channel_parts, tiles;
+};
+
+// The one that reads and writes the least: each set of tiles copies the sources, each part of the
+// channels the cotangents, and each share of the images that is needed for kTasks writes, reads and
+// adds a gradient.
+Cut cheapest_cut(const Plan& plan, const FilterTiles& tiles, int64_t blocks, int64_t vector_bytes,
+                 int64_t gradient_bytes) {
+  const Correlation& n = plan.correlation;
+  double sources = double(plan.batch) * n.groups * n.inputs * plan.accumulator_bytes();
+  double cotangents = double(plan.batch) * n.groups * n.outputs * plan.accumulator_bytes();
+  for (const Axis& axis : plan.axes) sources *= axis.source, cotangents *= axis.output;
+  Cut best{1, 1};
+  double least = -1;
+  for (int64_t parts = 1; parts <= (n.merged > 1 ? 1 : std::max<int64_t>(1, n.inputs / 8)); ++parts)
+    for (int64_t count = 1; count <= tiles.count; ++count) {
+      const int64_t sums = plan.taps() * ceil_div(n.inputs, parts) * tiles.width * vector_bytes;
+      if (count * sums > kSumBytes && (count > 1 || parts < n.inputs / 8)) break;
+      const int64_t sets = ceil_div(tiles.count, count);
+      const int64_t shares = ceil_div(kTasks, sets * parts * blocks);
+      const double cost = sets * sources + parts * cotangents + 3.0 * shares * gradient_bytes;
+      if (least < 0 || cost < least) best = {parts, count}, least = cost;
+    }
   return best;
 }
 
@@ -114,10 +123,6 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   const FilterTiles tiles(vectors, n.merged > 1 ? vectors : plan.widest_tile());
   n.flat = n.merged < lanes || n.inputs > 1 || tiles.width > 1;
   const int64_t width = tiles.width;
-  const int64_t channel_bytes = std::max<int64_t>(1, plan.taps() * width * kernels.vector_bytes);
-  const Split channels(
-      n.inputs, n.merged > 1 ? n.inputs : std::clamp<int64_t>(kSumBytes / channel_bytes, 8, 96));
-  const int64_t tile_bytes = channels.largest() * channel_bytes;
   if (n.merged == 1) n.in_place = false;
   // Tasks take several blocks of groups, or several tiles of one.
   const bool is_slim = n.merged * n.inputs <= lanes && tiles.count == 1;
@@ -127,8 +132,9 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
                                                               : kCopiedBlocks);
   const int64_t filter_taps = plan.axes[0].size * plan.axes[1].size * plan.axes[2].size;
   const int64_t numbers = filter_taps * n.inputs * n.groups * n.outputs;
-  const TileSets sets(tiles, tiles_at_once(plan, tiles, blocks.parts * channels.parts, tile_bytes,
-                                           numbers * bytes));
+  const Cut cut = cheapest_cut(plan, tiles, blocks.parts, kernels.vector_bytes, numbers * bytes);
+  const Split channels(n.inputs, ceil_div(n.inputs, cut.channel_parts));
+  const TileSets sets(tiles, cut.tiles);
   const int64_t tasks = blocks.parts * sets.count() * channels.parts;
   const int64_t wanted = ceil_div(kTasks, std::max<int64_t>(1, plan.batch * tasks));
   if (n.in_place)
@@ -142,7 +148,8 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   char* partials = static_cast<char*>(scratch(Purpose::kFilters, split.parts * numbers * bytes));
   // Taps that meet no pixel have no sums.
   if (n.first_tap[n.phases] < filter_taps) std::memset(partials, 0, split.parts * numbers * bytes);
-  const int64_t sum_bytes = (blocks.largest() + overlapping) * sets.largest() * tile_bytes;
+  const int64_t sum_bytes = (blocks.largest() + overlapping) * sets.largest() * plan.taps() *
+                            channels.largest() * width * kernels.vector_bytes;
   const int64_t y_bytes = n.in_place ? 0
                                      : n.rows_at_once * n.axes[2].block * blocks.largest() * width *
                                            kernels.vector_bytes;
