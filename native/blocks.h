@@ -20,11 +20,9 @@ struct Shuffle {
   INLINE void operator()(const S* from, A* to) const {
     constexpr int64_t L = kLanes<A>;
     if (quick) {
-      Vector<A> vectors[kMostPicked];
       const int64_t count = size / L;
-      for (int64_t v = 0; v < count; ++v) vectors[v] = load<A>(from + v * L);
       for (int64_t v = 0; v < count; ++v)
-        store_aligned<A>(to + v * L, pick<A>(vectors, count, index + v * L));
+        store_aligned<A>(to + v * L, pick<A>(from, count, index + v * L));
     } else {
       for (int64_t i = 0; i < size; ++i)
         to[i] = index[i] < there ? A(to_float(from[index[i]])) : A(0);

@@ -15,8 +15,9 @@ namespace {
 // cache; sources that are read in place nearly in the first.
 constexpr int64_t kFilterBytes = 768 << 10, kFarBytes = 768 << 10, kSourceBytes = 256 << 10,
                   kStripBytes = 64 << 10;
-// Blocks of groups whose sources are copied together: lines that follow each other.
-constexpr int64_t kCopiedBlocks = 8;
+// Blocks of groups whose sources are copied together, lines that follow each other, if the second-
+// level cache holds so many times the rows that one row of outputs needs.
+constexpr int64_t kCopiedBlocks = 8, kRowsAtOnce = 4;
 // Tasks for each thread, so that all end at about the same time.
 constexpr int64_t kTasksPerThread = 4;
 
@@ -47,10 +48,12 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
   // tiles of filters of one group. Blocks that overlap belong to one.
   const bool is_slim = n.merged * n.inputs <= plan.lanes(kernels) && tiles.count == 1;
   const int64_t overlapping = plan.overlapping_blocks();
+  const int64_t copied =
+      std::clamp<int64_t>(kSourceBytes / (kRowsAtOnce * plan.row_bytes()), 2, kCopiedBlocks);
   const Split blocks(group_blocks - overlapping, !is_slim ? 1
                                                  : n.in_place
                                                      ? plan.group_blocks_within(kStripBytes)
-                                                     : kCopiedBlocks);
+                                                     : copied);
   const TileSets sets(
       tiles, std::max<int64_t>(1, kFilterBytes / std::max<int64_t>(1, tiles.width * vector_bytes)));
 

@@ -99,7 +99,7 @@ struct OutputOrder {
   INLINE Vector<A> operator()(const A* numbers, int64_t vector) const {
     constexpr int64_t L = kLanes<A>;
     if (!needed) return load_aligned<A>(numbers + vector * L);
-    return pick<A>(reinterpret_cast<const Vector<A>*>(numbers), vectors, index + vector * L);
+    return pick<A>(numbers, vectors, index + vector * L);
   }
   int64_t vectors;
   bool needed;

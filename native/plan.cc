@@ -99,6 +99,13 @@ bool Plan::can_be_in_place(const Kernels& kernels) const {
          });
 }
 
+int64_t Plan::row_bytes() const {
+  const AxisView* views = correlation.axes;
+  const int64_t rows = (views[1].halo + 1) * views[1].phases * views[0].phases;
+  return std::max<int64_t>(1, rows * (axes[2].outputs() + views[2].halo) * views[2].stride *
+                                  correlation.merged * correlation.inputs * accumulator_bytes());
+}
+
 int64_t Plan::image_bytes() const {
   int64_t sources = correlation.inputs, outputs = correlation.outputs;
   for (const Axis& axis : axes) sources *= axis.source, outputs *= axis.output;

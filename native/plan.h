@@ -58,6 +58,8 @@ struct Plan {
   }
   // Whether x can be read where it lies, once groups are merged.
   bool can_be_in_place(const Kernels& kernels) const;
+  // Sources of one block of groups that one row of outputs needs.
+  int64_t row_bytes() const;
   // Sources and outputs of one image.
   int64_t image_bytes() const;
   // The same for sources that are read in place: of so many blocks of groups.

@@ -82,11 +82,13 @@ bool add_up(const A* partials, int64_t parts, int64_t size, int64_t from, int64_
 }
 
 // The sums of one task, put where they belong in a gradient (*size, inputs, groups * outputs).
-void put_sums(const Plan& plan, const Kernels& kernels, const Share& share, const char* sums,
-              char* gradient) {
+// Returns whether none is NaN.
+template <class A>
+bool put_sums(const Plan& plan, const Kernels& kernels, const Share& share, const A* sums,
+              A* gradient) {
   const Correlation& n = plan.correlation;
-  const int64_t bytes = plan.accumulator_bytes(), lanes = plan.lanes(kernels);
-  const int64_t part = lanes / n.merged, width = n.groups * n.outputs;
+  const int64_t lanes = plan.lanes(kernels), part = lanes / n.merged, width = n.groups * n.outputs;
+  bool defined = true;
   for (int64_t b = 0; b < share.blocks * share.parts; ++b) {
     const int64_t block = share.first_block + b / share.parts;
     const int64_t first = share.first_vector + b % share.parts * share.vectors;
@@ -94,23 +96,20 @@ void put_sums(const Plan& plan, const Kernels& kernels, const Share& share, cons
     const int64_t groups = std::min(n.merged, n.groups - group);
     for (int64_t i = 0; i < n.first_tap[n.phases]; ++i)
       for (int64_t c = 0; c < share.channels; ++c) {
-        char* tap =
-            gradient + (n.filter_taps[i] * n.inputs + share.first_channel + c) * width * bytes;
-        for (int64_t v = 0; v < share.vectors; ++v, sums += kernels.vector_bytes) {
-          const int64_t filter = (first + v) * part;
-          char* to = tap + (group * n.outputs + filter) * bytes;
-          if (n.merged == 1)
-            std::memcpy(to, sums, std::min(lanes, n.outputs - filter) * bytes);
-          else if (n.outputs == 1)
-            std::memcpy(to, sums, groups * bytes);
-          else
-            for (int64_t lane = 0; lane < lanes; ++lane)
-              if (lane % n.merged < groups)
-                std::memcpy(to + (lane % n.merged * n.outputs + lane / n.merged) * bytes,
-                            sums + lane * bytes, bytes);
+        A* tap = gradient + (n.filter_taps[i] * n.inputs + share.first_channel + c) * width +
+                 group * n.outputs;
+        for (int64_t v = first; v < first + share.vectors; ++v, sums += lanes) {
+          const int64_t filters = std::min(part, n.outputs - v * part);
+          for (int64_t f = 0; f < filters; ++f)
+            for (int64_t g = 0; g < groups; ++g) {
+              const A sum = sums[f * n.merged + g];
+              defined &= sum == sum;
+              tap[g * n.outputs + v * part + f] = sum;
+            }
         }
       }
   }
+  return defined;
 }
 
 }  // namespace
@@ -145,7 +144,10 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   const Runs runs = plan.cut();
 
   const Split split = shares(plan, tasks, numbers * bytes);
-  char* partials = static_cast<char*>(scratch(Purpose::kFilters, split.parts * numbers * bytes));
+  // One share's sums are the result, but for their type.
+  const bool is_result =
+      split.parts == 1 && (n.result == Number::kFloat32 || n.result == Number::kFloat64);
+  void* partials = is_result ? result : scratch(Purpose::kFilters, split.parts * numbers * bytes);
   // Taps that meet no pixel have no sums.
   if (n.first_tap[n.phases] < filter_taps) std::memset(partials, 0, split.parts * numbers * bytes);
   const int64_t sum_bytes = (blocks.largest() + overlapping) * sets.largest() * plan.taps() *
@@ -153,32 +155,32 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   const int64_t y_bytes = n.in_place ? 0
                                      : n.rows_at_once * n.axes[2].block * blocks.largest() * width *
                                            kernels.vector_bytes;
-  parallel_for(threads, split.parts * tasks, [&](int64_t task) {
-    const int64_t part = task / tasks, c = task % channels.parts;
-    const int64_t set = task / channels.parts % sets.count(), tile = sets.first(set);
-    const int64_t block = task / channels.parts / sets.count() % blocks.parts;
-    const Share share{blocks.start(block),
-                      blocks.size(block) + (block + 1 == blocks.parts ? overlapping : 0),
-                      channels.start(c),
-                      channels.size(c),
-                      tiles.first_vector(tile),
-                      tiles.vectors(tile),
-                      sets.size(set)};
-    char* sums = static_cast<char*>(scratch(Purpose::kSums, sum_bytes));
-    void* sources = scratch(Purpose::kTask, plan.scratch_bytes() + y_bytes);
-    std::memset(sums, 0, sum_bytes);
-    for (int64_t i = split.start(part); i < split.start(part + 1); ++i)
-      kernels.reduce(n, plan.block(i), share, sums, sources);
-    put_sums(plan, kernels, share, sums, partials + part * numbers * bytes);
-  });
-
-  const Split pieces(numbers, 1 << 14);
   std::atomic<bool> defined{true};
   with_numbers(n.number, n.result, [&](auto, auto sum, auto number) {
     using A = decltype(sum);
     using R = decltype(number);
-    parallel_for(threads, pieces.parts, [&](int64_t i) {
-      if (!add_up(reinterpret_cast<const A*>(partials), split.parts, numbers, pieces.start(i),
+    parallel_for(threads, split.parts * tasks, [&](int64_t task) {
+      const int64_t part = task / tasks, c = task % channels.parts;
+      const int64_t set = task / channels.parts % sets.count(), tile = sets.first(set);
+      const int64_t block = task / channels.parts / sets.count() % blocks.parts;
+      const Share share{blocks.start(block),
+                        blocks.size(block) + (block + 1 == blocks.parts ? overlapping : 0),
+                        channels.start(c),
+                        channels.size(c),
+                        tiles.first_vector(tile),
+                        tiles.vectors(tile),
+                        sets.size(set)};
+      A* sums = static_cast<A*>(scratch(Purpose::kSums, sum_bytes));
+      void* sources = scratch(Purpose::kTask, plan.scratch_bytes() + y_bytes);
+      std::memset(sums, 0, sum_bytes);
+      for (int64_t i = split.start(part); i < split.start(part + 1); ++i)
+        kernels.reduce(n, plan.block(i), share, sums, sources);
+      if (!put_sums(plan, kernels, share, sums, static_cast<A*>(partials) + part * numbers))
+        defined = false;
+    });
+    const Split pieces(numbers, 1 << 14);
+    parallel_for(threads, is_result ? 0 : pieces.parts, [&](int64_t i) {
+      if (!add_up(static_cast<const A*>(partials), split.parts, numbers, pieces.start(i),
                   pieces.start(i + 1), static_cast<R*>(result)))
         defined = false;
     });

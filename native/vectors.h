@@ -176,17 +176,20 @@ INLINE Vector<A> filters_apart(Vector<A> v) {
     return exchange_lanes<A, M>(v, Sequence<kLanes<A>>());
 }
 
-// Lane i is number index[i] of `count` vectors.
-template <class A>
-INLINE Vector<A> pick(const Vector<A>* vectors, int64_t count, const int32_t* index) {
+// Lane i is number index[i] of those that fill `count` vectors, converted.
+template <class A, class S>
+INLINE Vector<A> pick(const S* numbers, int64_t count, const int32_t* index) {
+  constexpr int64_t L = kLanes<A>;
 #if defined(__AVX512F__)
   if constexpr (sizeof(A) == 4) {
     const __m512i at = _mm512_loadu_si512(index);
-    if (count == 1) return (Vector<A>)_mm512_permutexvar_ps(at, (__m512)vectors[0]);
-    __m512 picked = _mm512_permutex2var_ps((__m512)vectors[0], at, (__m512)vectors[1]);
+    if (count == 1) return (Vector<A>)_mm512_permutexvar_ps(at, (__m512)load<A>(numbers));
+    __m512 picked =
+        _mm512_permutex2var_ps((__m512)load<A>(numbers), at, (__m512)load<A>(numbers + L));
     for (int64_t i = 2; i < count; i += 2) {
       const __m512 more =
-          _mm512_permutex2var_ps((__m512)vectors[i], at, (__m512)vectors[least(i + 1, count - 1)]);
+          _mm512_permutex2var_ps((__m512)load<A>(numbers + i * L), at,
+                                 (__m512)load<A>(numbers + least(i + 1, count - 1) * L));
       const __mmask16 mask = _mm512_cmpge_epi32_mask(at, _mm512_set1_epi32(int(i) * 16));
       picked = _mm512_mask_blend_ps(mask, picked, more);
     }
@@ -195,18 +198,17 @@ INLINE Vector<A> pick(const Vector<A>* vectors, int64_t count, const int32_t* in
 #elif defined(__AVX2__)
   if constexpr (sizeof(A) == 4) {
     const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
-    __m256 picked = _mm256_permutevar8x32_ps((__m256)vectors[0], at);
+    __m256 picked = _mm256_permutevar8x32_ps((__m256)load<A>(numbers), at);
     for (int64_t i = 1; i < count; ++i) {
-      const __m256 more = _mm256_permutevar8x32_ps((__m256)vectors[i], at);
+      const __m256 more = _mm256_permutevar8x32_ps((__m256)load<A>(numbers + i * L), at);
       const __m256i mask = _mm256_cmpgt_epi32(at, _mm256_set1_epi32(int(i) * 8 - 1));
       picked = _mm256_blendv_ps(picked, more, _mm256_castsi256_ps(mask));
     }
     return (Vector<A>)picked;
   }
 #endif
-  const A* numbers = reinterpret_cast<const A*>(vectors);
   Vector<A> picked;
-  for (int64_t i = 0; i < kLanes<A>; ++i) picked[i] = numbers[index[i]];
+  for (int64_t i = 0; i < L; ++i) picked[i] = to_float(numbers[index[i]]);
   (void)count;
   return picked;
 }
