@@ -71,7 +71,10 @@ INLINE void copy_plain(const S* from, int64_t there, int64_t size, A* to) {
   constexpr int64_t L = kLanes<A>;
   int64_t i = 0;
   for (; i + L <= there; i += L) store<A>(to + i, load<A>(from + i));
-  for (; i < there; ++i) to[i] = to_float(from[i]);
+  if (i < there) {
+    store_some<A>(to + i, load_some<A>(from + i, there - i), least(L, size - i));
+    i += L;
+  }
   for (; i < size; ++i) to[i] = 0;
 }
 

@@ -124,22 +124,37 @@ INLINE float to_float(_Float16 number) { return float(number); }
 INLINE float to_float(float number) { return number; }
 INLINE double to_float(double number) { return number; }
 
+#if defined(__AVX512F__)
+INLINE __mmask16 first_lanes(int64_t count) { return __mmask16((1u << count) - 1); }
+#elif defined(__AVX2__)
+INLINE __m256i first_lanes(int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
 // The first `count` numbers, fewer than a vector; the other lanes are zero.
 template <class A, class S>
 INLINE Vector<A> load_some(const S* p, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (__is_same(S, float)) return (Vector<A>)_mm512_maskz_loadu_ps(first_lanes(count), p);
+#elif defined(__AVX2__)
+  if constexpr (__is_same(S, float)) return (Vector<A>)_mm256_maskload_ps(p, first_lanes(count));
+#endif
   S buffer[kLanes<A>] = {};
   __builtin_memcpy(buffer, p, count * sizeof(S));
   return load<A>(buffer);
 }
 template <class A, class S>
 INLINE void store_some(S* p, Vector<A> v, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (__is_same(S, float)) return _mm512_mask_storeu_ps(p, first_lanes(count), (__m512)v);
+#elif defined(__AVX2__)
+  if constexpr (__is_same(S, float)) return _mm256_maskstore_ps(p, first_lanes(count), (__m256)v);
+#endif
   S buffer[kLanes<A>];
   store<A>(buffer, v);
   __builtin_memcpy(p, buffer, count * sizeof(S));
-}
-template <class A, class S>
-INLINE Vector<A> load_up_to(const S* p, int64_t count) {
-  return count >= kLanes<A> ? load<A>(p) : load_some<A>(p, count);
 }
 template <class A, class S>
 INLINE void store_up_to(S* p, Vector<A> v, int64_t count) {
