@@ -100,6 +100,13 @@ bool put_sums(const Plan& plan, const Kernels& kernels, const Share& share, cons
                  group * n.outputs;
         for (int64_t v = first; v < first + share.vectors; ++v, sums += lanes) {
           const int64_t filters = std::min(part, n.outputs - v * part);
+          if (n.merged == 1 || n.outputs == 1) {
+            const int64_t count = filters * groups;
+            A* to = tap + v * part;
+            for (int64_t i = 0; i < count; ++i) defined &= sums[i] == sums[i];
+            for (int64_t i = 0; i < count; ++i) to[i] = sums[i];
+            continue;
+          }
           for (int64_t f = 0; f < filters; ++f)
             for (int64_t g = 0; g < groups; ++g) {
               const A sum = sums[f * n.merged + g];
