@@ -6,7 +6,7 @@ namespace grouped_conv {
 namespace {
 
 // Blocks of fewer columns would copy more of the borders than of themselves.
-constexpr int64_t kLeastColumns = 48, kMostColumns = 512;
+constexpr int64_t kLeastColumns = 48, kMostColumns = 128;
 // What is read in place is read in strips of so many columns, whose rows stay near.
 constexpr int64_t kStripColumns = 14;
 
