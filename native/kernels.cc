@@ -186,9 +186,9 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
   bool is_single = true;
   for (int64_t phase = 0; phase < n.phases; ++phase)
     for_chunks(n, phase, [&](const Chunk& chunk) { is_single &= chunk.is_first && chunk.is_last; });
-  // Row by row, where all parts' sources are near; else part by part, and of each one filters that
-  // stay near for all rows.
-  const bool by_row = n.in_place && n.merged == L && is_single;
+  // Row by row, so that neighbouring lines of y are written together; or part by part, and of each
+  // one filters that stay near for all rows.
+  const bool by_row = is_single && share.parts == 1;
   Part parts[kMostBlocks + 1];
   for (int64_t i = 0; i < share.blocks && by_row; ++i) parts[i] = part_of(i, 0);
   const int64_t at_once = is_paired ? 2 : 1;

@@ -53,9 +53,9 @@ constexpr int64_t most_columns(int64_t vectors) {
 
 // Sums of about so many products are added to a total, so that they round less than one long chain,
 // and that many filters stay in the first-level cache for all tiles of some rows.
-constexpr int64_t kChain = 64;
+constexpr int64_t kChain = 72;
 // Channels of a run of so many taps that make such a chain.
-constexpr int64_t kChannelsOfChain[] = {0, 64, 32, 21, 0, 12, 0, 9};
+constexpr int64_t kChannelsOfChain[] = {0, 72, 36, 24, 0, 14, 0, 10};
 
 // s[t] += source[t + k] * filter[k] for the K taps of a run, over channels, in R rows. At a border
 // B there is one channel, and sources outside of the image are left out.
