@@ -10,6 +10,7 @@ it would call these.
 """
 
 import ctypes
+import hashlib
 import os
 import sys
 import threading
@@ -26,6 +27,8 @@ VARIABLE = "GROUPED_CONV_INSTRUCTION_SET"
 
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 _PATH = Path(__file__).with_name(f"libgrouped_conv.{_SUFFIX}")
+# Beside the package in a source tree, and nowhere else.
+_SOURCES = Path(__file__).parent.parent / "native"
 
 _lock = threading.Lock()
 # The library, or why it cannot be used; None until it is asked for.
@@ -144,7 +147,27 @@ def _open() -> ctypes.CDLL:
         raise _UnavailableError(
             f"{_PATH.name} cannot be used with jaxlib {jaxlib.version.__version__}: {error}"
         ) from error
+    _warn_if_stale(_text(library, "grouped_conv_sources"))
     return library
+
+
+def _warn_if_stale(compiled: str) -> None:
+    """Warns in an editable installation whose sources have changed since it was compiled."""
+    if _SOURCES.joinpath("kernels.h").exists() and sources_digest(_SOURCES) != compiled:
+        warnings.warn(
+            f"{_PATH.name} was compiled from other sources than those in {_SOURCES}; "
+            "python native/compile_library.py compiles it again",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def sources_digest(folder: Path) -> str:
+    """A hash of the sources in a folder, as the library has it of those it was compiled from."""
+    found = hashlib.blake2b(digest_size=8)
+    for source in sorted([*folder.glob("*.cc"), *folder.glob("*.h")]):
+        found.update(source.read_bytes())
+    return found.hexdigest()
 
 
 def _symbol(role: Role) -> str:

@@ -188,7 +188,7 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
     for_chunks(n, phase, [&](const Chunk& chunk) { is_single &= chunk.is_first && chunk.is_last; });
   // Row by row, so that neighbouring lines of y are written together; or part by part, and of each
   // one filters that stay near for all rows.
-  const bool by_row = is_single && share.parts == 1;
+  const bool by_row = share.parts == 1 && (is_single || share.blocks > 1);
   Part parts[kMostBlocks + 1];
   for (int64_t i = 0; i < share.blocks && by_row; ++i) parts[i] = part_of(i, 0);
   const int64_t at_once = is_paired ? 2 : 1;
@@ -198,12 +198,15 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
       [&](int64_t at, int64_t rows) {
         if (by_row) {
           for_rows(n, block, at, rows, at_once, {0, n.phases}, [&](const Row& row) {
-            for_chunks(n, row.phase, [&](const Chunk& chunk) {
-              for (int64_t i = 0; i < share.blocks; ++i) {
-                A* place = sums;
-                compute(row, parts[i], chunk, place);
-              }
-            });
+            // All parts of one chunk, or all chunks of one part.
+            const int64_t at_once = is_single ? share.blocks : 1;
+            for (int64_t first = 0; first < share.blocks; first += at_once)
+              for_chunks(n, row.phase, [&](const Chunk& chunk) {
+                for (int64_t i = first; i < first + at_once; ++i) {
+                  A* place = sums;
+                  compute(row, parts[i], chunk, place);
+                }
+              });
           });
           return;
         }

@@ -1,6 +1,7 @@
 """The compiled kernels, on every instruction set of this machine."""
 
 import itertools
+import multiprocessing
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from implementation_cases import case, compute, expected, operands
 
 from grouped_conv_jax import _native_library, explain, grouped_conv2d
@@ -52,8 +55,10 @@ def instruction_set(request):
 @pytest.mark.parametrize("name", LARGE)
 @pytest.mark.usefixtures("instruction_set")
 def test_large_cases_are_what_numpy_computes(name, dtype):
-    dtype = np.dtype(getattr(jnp, dtype))
-    shapes = LARGE[name]
+    check_all_roles(LARGE[name], np.dtype(getattr(jnp, dtype)))
+
+
+def check_all_roles(shapes, dtype):
     arrays = operands(shapes, dtype)
     with jax.enable_x64(True):
         for role in Role:
@@ -64,6 +69,38 @@ def test_large_cases_are_what_numpy_computes(name, dtype):
             sums = expected(role, shapes, dtype, magnitude=True)
             error = np.abs(np.asarray(result, np.float64) - exact)
             assert (error <= TOLERANCES[dtype.name] * (sums + 1e-3)).all(), role.name
+
+
+@st.composite
+def convolutions(draw):
+    """Any kind of convolution, up to a few times as large as the tiles."""
+    channels, filters = draw(
+        st.sampled_from([(1, 1), (1, 3), (2, 2), (4, 4), (3, 5), (8, 16), (16, 16), (40, 24)])
+    )
+    groups = draw(st.integers(1, 70 if channels == 1 else 9))
+    axes = draw(st.integers(1, 2))
+    image, size, stride, dilation = (
+        draw(st.tuples(*[st.integers(1, most)] * axes)) for most in (33, 7, 3, 2)
+    )
+    # Enough padding for one output, and negative amounts too.
+    pad = []
+    for n, k, d in zip(image, size, dilation, strict=True):
+        extent = (k - 1) * d + 1
+        before = draw(st.integers(-1, extent))
+        pad.append((before, max(draw(st.integers(-1, extent)), extent - n - before)))
+    return case(image, size, channels, filters, groups, stride=stride, dilation=dilation, pad=pad)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes=convolutions(), dtype=st.sampled_from(["float32", "bfloat16"]))
+def test_any_shape_is_what_numpy_computes(shapes, dtype):
+    before = _native_library.instruction_set()
+    for name in _native_library.instruction_sets():
+        _native_library.use(name)
+        try:
+            check_all_roles(shapes, np.dtype(getattr(jnp, dtype)))
+        finally:
+            _native_library.use(before)
 
 
 def in_a_loop(role, lhs, rhs, convolution):
@@ -108,10 +145,11 @@ def in_a_loop(role, lhs, rhs, convolution):
     "shapes",
     [
         case((7, 6), (3, 3), 1, 1, 9, pad=1),
+        case((8, 17), (3, 5), 1, 1, 21, stride=(2, 1), pad=2),
         case((7, 8), (3, 2), 4, 4, 5, stride=2, pad=2),
         case((5, 6), (3, 3), 5, 18, 2, dilation=2, pad=((4, 1), (0, 3))),
     ],
-    ids=["depthwise", "few channels", "wide"],
+    ids=["depthwise", "depthwise, whole vectors", "few channels", "wide"],
 )
 @pytest.mark.usefixtures("instruction_set")
 def test_infinities_and_nans_reach_what_they_reach_in_a_loop(shapes, position, value):
@@ -202,7 +240,7 @@ def test_threads_that_run_and_compile_at_once_get_what_one_gets_alone():
 
         programs.append((jax.jit(jax.grad(loss)), w, x))
     alone = [np.asarray(step(w, x)) for step, w, x in programs]
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     wrong = []
 
     def run(first):
@@ -222,6 +260,62 @@ def test_threads_that_run_and_compile_at_once_get_what_one_gets_alone():
         thread.join(timeout=120)
     assert not any(thread.is_alive() for thread in threads)
     assert not wrong
+
+
+def test_sharded_programs_of_eight_devices_run_at_once():
+    program = """
+        import threading
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+        from jax.sharding import PartitionSpec as P
+        from grouped_conv_jax import grouped_conv2d
+
+        jax.config.update("jax_num_cpu_devices", 8)
+        mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+        random = np.random.default_rng(0)
+
+        def gradient(w, x):
+            loss = lambda w: jnp.sum(grouped_conv2d(x, w, padding=1) ** 2)
+            return jax.lax.pmean(jax.grad(loss)(w), "batch")
+
+        def step(groups):
+            x = jnp.float32(random.standard_normal((16, 12, 13, 32)))
+            w = jnp.float32(random.standard_normal((3, 3, 32 // groups, 2, groups)))
+            sharded = jax.shard_map(
+                gradient, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P(), check_vma=False)
+            return jax.jit(sharded), w, x
+
+        steps = [step(groups) for groups in (1, 4, 16, 32)]
+        alone = [np.asarray(f(w, x)) for f, w, x in steps]
+        right = []
+
+        def run(first):
+            for i in range(first, first + 40):
+                f, w, x = steps[i % 4]
+                right.append(np.array_equal(f(w, x), alone[i % 4]))
+
+        threads = [threading.Thread(target=run, args=(i,)) for i in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(right) == 240 and all(right)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=240)
+
+
+def _worker(seed):
+    x = jnp.float32(np.random.default_rng(seed).standard_normal((2, 9, 9, 32)))
+    return np.asarray(jax.jit(grouped_conv2d)(x, jnp.ones((3, 3, 1, 1, 32))))
+
+
+def test_workers_of_a_fork_server_compute_what_this_process_computes():
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(3) as pool:
+        found = pool.map_async(_worker, range(6)).get(timeout=240)
+    for seed, result in enumerate(found):
+        np.testing.assert_array_equal(result, _worker(seed))
 
 
 def test_scratch_does_not_grow_with_the_batch():

@@ -113,6 +113,17 @@ def test_a_library_that_is_not_there_is_warned_of_once(missing):
         _native_library.warn_if_unavailable()
 
 
+@pytest.mark.usefixtures("not_loaded")
+def test_a_library_of_other_sources_than_those_beside_it_is_warned_of(monkeypatch, tmp_path):
+    with warnings.catch_warnings(action="error"):
+        assert _native_library.status() is None
+    (tmp_path / "kernels.h").write_text("// changed since")
+    monkeypatch.setattr(_native_library, "_SOURCES", tmp_path)
+    monkeypatch.setattr(_native_library, "_loaded", None)
+    with pytest.warns(RuntimeWarning, match="compiled from other sources than those in"):
+        assert _native_library.status() is None
+
+
 def test_a_file_that_is_no_library_is_reported(missing):
     missing.write_bytes(b"not a library")
     assert "libgrouped_conv.so cannot be used with jaxlib" in _native_library.status()
