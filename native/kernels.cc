@@ -255,7 +255,7 @@ void reduce_rows(const Correlation& n, const Share& share, const int64_t (&at)[3
       const bool is_met = is_inside(run);
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t size = alike * (part + 1) / parts - alike * part / parts;
-        if (is_met) kReduceRuns<A>[taps - 1][size - 1](n.runs + i, source, y, rows, sums);
+        if (is_met) kReduceRuns<A>[taps][size - 1](n.runs + i, source, y, rows, sums);
         i += size, sums += size * taps * L;
       }
     }

@@ -72,6 +72,7 @@ void Plan::merge_groups(const Kernels& kernels) {
     const int64_t part = width / merged, filters = ceil_div(outputs, part) * part;
     // Of several groups whole vectors are needed, and all of them in one tile.
     if (merged > 1 && (filters != outputs || outputs / part > widest_tile())) continue;
+    if (merged > 1 && merged < width && !is_merged_tile(merged, outputs / part)) continue;
     if (merged > 1 && merged * std::max(correlation.inputs, outputs) > kMostPicked * width)
       continue;
     // Lanes in use, of sources too, whose order changes a vector at a time; in doubt less merging.

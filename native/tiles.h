@@ -138,12 +138,16 @@ constexpr int64_t kTileSizes = 8;
 constexpr int64_t kPairedColumns = 7;
 
 // Float64 has only tiles that are a vector wide: fewer to compile, for numbers few compute with.
-template <class A>
-constexpr int64_t kWidestTile = sizeof(A) == 4 ? kMostVectors : 1;
+// Those of 2 and 4 groups are as `Plan::merge_groups` needs them.
+template <class A, int64_t M>
+constexpr bool has_tiles(int64_t vectors) {
+  return vectors <= (sizeof(A) == 4 ? kMostVectors : 1) &&
+         (M == 1 || M == kLanes<A> || is_merged_tile(M, vectors));
+}
 
 template <class A, int64_t M, int64_t R, int64_t T, int64_t V, bool B>
 constexpr CorrelateTile<A> correlate_entry() {
-  if constexpr (R * T <= most_columns(V) && V <= kWidestTile<A>)
+  if constexpr (R * T <= most_columns(V) && has_tiles<A, M>(V))
     return correlate_tile<A, M, R, T, V, B>;
   return nullptr;
 }
@@ -212,7 +216,7 @@ constexpr int64_t kNumberSizes = 9;
 
 template <class A, int64_t M, int64_t J, int64_t V>
 constexpr ReduceTile<A> reduce_entry() {
-  if constexpr (J * V <= kReduced && V <= kWidestTile<A>) return reduce_tile<A, M, J, V>;
+  if constexpr (J * V <= kReduced && has_tiles<A, M>(V)) return reduce_tile<A, M, J, V>;
   return nullptr;
 }
 template <class A, int64_t M, int64_t V>
@@ -297,11 +301,16 @@ template <class A>
 INLINE const Tiles<A>& tiles_of_groups(int64_t merged) {
   return kTiles<A>[merged == kLanes<A> ? 3 : logarithm(merged)];
 }
+// By taps, of which there are 1, 2, 3, 5 or 7.
 template <class A>
-constexpr const ReduceRuns<A>* kReduceRuns[kLongestRun] = {
-    ReduceRunsOf<A, 1>::of_runs, ReduceRunsOf<A, 2>::of_runs, ReduceRunsOf<A, 3>::of_runs,
-    ReduceRunsOf<A, 4>::of_runs, ReduceRunsOf<A, 5>::of_runs, ReduceRunsOf<A, 6>::of_runs,
-    ReduceRunsOf<A, 7>::of_runs};
+constexpr const ReduceRuns<A>* kReduceRuns[kLongestRun + 1] = {nullptr,
+                                                               ReduceRunsOf<A, 1>::of_runs,
+                                                               ReduceRunsOf<A, 2>::of_runs,
+                                                               ReduceRunsOf<A, 3>::of_runs,
+                                                               nullptr,
+                                                               ReduceRunsOf<A, 5>::of_runs,
+                                                               nullptr,
+                                                               ReduceRunsOf<A, 7>::of_runs};
 
 }  // namespace
 }  // namespace grouped_conv

@@ -205,17 +205,23 @@ Convolution random_convolution(std::mt19937& random) {
   auto up_to = [&](int64_t most) { return 1 + int64_t(random() % most); };
   Convolution n{};
   n.batch = up_to(3);
-  const int kind = int(random() % 4);
+  // Depthwise; few channels, of any number and of those that fill vectors; many channels.
+  const int kind = int(random() % 5);
   n.groups = kind == 0 ? up_to(70) : up_to(6);
-  n.channels = kind == 0 ? 1 : kind == 1 ? up_to(6) : up_to(40);
-  n.filters = kind == 0 ? up_to(2) : kind == 1 ? up_to(9) : up_to(80);
+  n.channels = kind == 0 ? 1 : kind == 1 ? up_to(6) : kind == 2 ? 4 * up_to(4) : up_to(40);
+  n.filters = kind == 0   ? (random() % 3 ? 1 : up_to(4))
+              : kind == 1 ? (random() % 2   ? up_to(9)
+                             : random() % 2 ? 24
+                                            : 1)
+              : kind == 2 ? 4 * up_to(6)
+                          : up_to(80);
   const int rank = int(random() % 3) + 1;
   for (int i = 0; i < 3; ++i) {
     const bool trivial = i < 3 - rank;
-    n.size[i] = trivial ? 1 : random() % 3 ? up_to(4) : up_to(rank == 1 ? 20 : 8);
+    n.size[i] = trivial ? 1 : random() % 3 && kind ? up_to(4) : up_to(rank == 1 ? 20 : 8);
     n.stride[i] = trivial ? 1 : random() % 2 ? 1 : up_to(4);
     n.dilation[i] = trivial || random() % 2 ? 1 : up_to(3);
-    n.image[i] = trivial ? 1 : up_to(rank == 1 ? 60 : rank == 2 ? 20 : 7);
+    n.image[i] = trivial ? 1 : random() % 5 == 0 ? 7 : up_to(rank == 1 ? 60 : rank == 2 ? 20 : 7);
     const int64_t extent = (n.size[i] - 1) * n.dilation[i] + 1;
     int64_t after = 0;
     if (!trivial && random() % 4) {
