@@ -5,6 +5,8 @@ kernels are the most. It needs that, and the system's g++ and nm; without them t
 passes.
 """
 
+# ruff: noqa: T201
+
 import os
 import re
 import shutil
