@@ -88,7 +88,9 @@ def convolutions(draw):
         extent = (k - 1) * d + 1
         before = draw(st.integers(-1, extent))
         pad.append((before, max(draw(st.integers(-1, extent)), extent - n - before)))
-    return case(image, size, channels, filters, groups, stride=stride, dilation=dilation, pad=tuple(pad))
+    return case(
+        image, size, channels, filters, groups, stride=stride, dilation=dilation, pad=tuple(pad)
+    )
 
 
 @settings(max_examples=60, deadline=None)
