@@ -277,6 +277,8 @@ void reduce_rows(const Correlation& n, const Share& share, const int64_t (&at)[3
   }
 }
 
+// Tiles of numbers for which cotangents are read again, up to which they are not copied: copies
+// took a seventh of the time of groups of 16 channels (Xeon, AVX-512).
 constexpr int64_t kReadsInPlace = 12;
 
 template <class A, class S>

@@ -28,12 +28,12 @@ constexpr int64_t kLongestRun = 7;
 // vectors that numbers of a block of several groups fill.
 constexpr int64_t kMostVectors = 4, kMostBlocks = 16, kMostPicked = 8;
 constexpr int64_t kMostTileColumns = 14;
+constexpr int64_t kMostShuffled = kMostPicked * 16;
 // Whether there are tiles of so many vectors of 2 or 4 merged groups. More vectors, or two of two
 // groups, are better merged less.
 constexpr bool is_merged_tile(int64_t merged, int64_t vectors) {
   return vectors == 1 || vectors == 3 || (vectors == 2 && merged == 4);
 }
-constexpr int64_t kMostShuffled = kMostPicked * 16;
 
 // One axis of a block of outputs, as `Axis` resolves it; the first one taken apart.
 struct AxisView {

@@ -9,6 +9,8 @@ namespace {
 constexpr int64_t kLeastColumns = 48, kMostColumns = 128;
 // What is read in place is read in strips of so many columns, whose rows stay near.
 constexpr int64_t kStripColumns = 14;
+// Rows of a strip, whose sums may have to wait in the scratch.
+constexpr int64_t kMostRows = 64;
 
 Axis axis_of(Role role, const Convolution& n, int i) {
   if (role == Role::kInputGradient)
@@ -136,8 +138,9 @@ void Plan::lay_out_in_place(int64_t group_blocks, int64_t bytes, int64_t wanted)
     const int64_t most = bytes / std::max<int64_t>(1, column) - width.halo;
     width.block = Split(axes[2].outputs(), std::max(kStripColumns, most)).largest();
     const int64_t strips = ceil_div(axes[2].outputs(), std::max<int64_t>(1, width.block));
-    height.block =
-        ceil_div(axes[1].outputs(), std::min(axes[1].outputs(), ceil_div(wanted, strips)));
+    const int64_t parts =
+        std::max(ceil_div(wanted, strips), ceil_div(axes[1].outputs(), kMostRows));
+    height.block = ceil_div(axes[1].outputs(), std::min(axes[1].outputs(), parts));
   }
   correlation.rows_at_once = height.block;
   const int64_t row = width.source * channels;

@@ -62,8 +62,6 @@ struct Plan {
   int64_t row_bytes() const;
   // Sources and outputs of one image.
   int64_t image_bytes() const;
-  // The same for sources that are read in place: of so many blocks of groups.
-  void lay_out_in_place(int64_t group_blocks, int64_t bytes, int64_t wanted);
   // Blocks of groups whose sources of a row of outputs, of some columns, fill so many bytes.
   int64_t group_blocks_within(int64_t bytes) const;
   // Chooses blocks of outputs, `wanted` of an image if there are so many rows, and the rows whose
@@ -71,6 +69,8 @@ struct Plan {
   // time: `bytes` of sources and of other numbers of each column, if it can be.
   void lay_out(int64_t channels, int64_t group_blocks, int64_t others, int64_t bytes,
                int64_t wanted);
+  // The same for sources that are read in place: of so many blocks of groups.
+  void lay_out_in_place(int64_t group_blocks, int64_t bytes, int64_t wanted);
   // The taps as runs, once it is laid out; Correlation points into it.
   Runs cut();
   int64_t source_numbers() const;

@@ -2,6 +2,7 @@
 
 import itertools
 import multiprocessing
+import os
 import subprocess
 import sys
 import textwrap
@@ -329,6 +330,14 @@ def test_scratch_does_not_grow_with_the_batch():
 
     few = held(2)
     assert held(64) <= max(few, 2 << 20) * 2
+
+
+def test_scratch_does_not_grow_with_the_height():
+    convolution = Convolution((4096, 300), (3, 3), 16, (1, 1), ((1, 1), (1, 1)), (1, 1))
+    x, filters = jnp.ones((1, 4096, 300, 16)), jnp.ones((3, 3, 1, 16))
+    before = _native_library.scratch_bytes()
+    jax.block_until_ready(compute(Role.FORWARD, x, filters, convolution, "native"))
+    assert _native_library.scratch_bytes() - before <= (2 << 20) * os.cpu_count()
 
 
 def test_the_kernels_are_refused_where_they_cannot_run():
