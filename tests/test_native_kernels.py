@@ -337,7 +337,8 @@ def test_scratch_does_not_grow_with_the_height():
     x, filters = jnp.ones((1, 4096, 300, 16)), jnp.ones((3, 3, 1, 16))
     before = _native_library.scratch_bytes()
     jax.block_until_ready(compute(Role.FORWARD, x, filters, convolution, "native"))
-    assert _native_library.scratch_bytes() - before <= (2 << 20) * os.cpu_count()
+    threads = max(os.cpu_count(), jax.device_count())  # of XLA's pool
+    assert _native_library.scratch_bytes() - before <= (2 << 20) * threads
 
 
 def test_the_kernels_are_refused_where_they_cannot_run():
