@@ -68,8 +68,8 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
                  std::max(far, wanted));
   n.flat = tiles.width > 1;
   const Runs runs = plan.cut();
-  char* packed = static_cast<char*>(
-      scratch(Purpose::kFilters, std::max<int64_t>(1, group_blocks * vectors * vector_bytes)));
+  char* packed =
+      static_cast<char*>(scratch(Purpose::kFilters, group_blocks * vectors * vector_bytes));
   auto packed_tile = [&](int64_t block, int64_t tile) {
     return packed + (block * vectors + tiles.first_vector(tile)) * vector_bytes;
   };

@@ -50,7 +50,7 @@ class Scratch {
  public:
   ~Scratch() { release(); }
   void* get(int64_t bytes) {
-    if (bytes > size_) {
+    if (!data_ || bytes > size_) {
       release();
       data_ = ::operator new(bytes, std::align_val_t(64));
       size_ = bytes;

@@ -22,7 +22,7 @@ class Threads {
 void parallel_for(Threads& threads, int64_t count, const std::function<void(int64_t)>& task);
 
 // Memory of the calling thread, aligned to 64 bytes, kept until the thread ends or more is asked
-// for. Each purpose has its own.
+// for; never null. Each purpose has its own.
 enum class Purpose : int { kTask, kFilters, kSums };
 void* scratch(Purpose purpose, int64_t bytes);  // throws std::bad_alloc
 

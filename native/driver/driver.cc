@@ -234,6 +234,8 @@ Convolution random_convolution(std::mt19937& random) {
       n.before[i] = extent;
       n.outputs[i] = n.image[i] / n.stride[i] + 1;
     }
+    // Cropped so far that no tap meets a pixel.
+    if (!trivial && random() % 50 == 0) n.before[i] = -n.image[i];
   }
   n.number = Number(random() % 4);
   n.result = int(n.number) >= 2 && random() % 3 == 0 ? Number::kFloat32 : n.number;
