@@ -39,7 +39,7 @@ def make_case(
     """A case of two images; "same", the default, pads unevenly where a stride leaves an odd row."""
     numbers = (image, size, stride, more.get("dilation", 1))
     pixels, taps, strides, steps = ((n, n) if isinstance(n, int) else n for n in numbers)
-    sides = Padding.parse(more.get("padding", "same"), 0).resolve(pixels, taps, strides, steps)
+    sides = Padding.parse(more.get("padding", "same"), 0, 2).resolve(pixels, taps, strides, steps)
     return Case(2, pixels, channels, filters, taps, groups, strides, steps, sides)
 
 

@@ -1,9 +1,10 @@
 """Grouped convolution for JAX and Flax.
 
-The pure function is :func:`grouped_conv2d`; :func:`conv_general_dilated` takes the place of
-``jax.lax``'s in a Flax model that exists, and :func:`explain` tells what runs. ``linen`` and
-``nnx`` hold the Flax modules, ``optim`` the solvers that honour learning-rate and L2 factors,
-``matlab`` the front door for those who come from there, ``convert`` what brings weights in and out.
+The pure functions are :func:`grouped_conv2d` and, for one to three spatial dimensions,
+:func:`grouped_conv`; :func:`conv_general_dilated` takes the place of ``jax.lax``'s in a Flax model
+that exists, and :func:`explain` tells what runs. ``linen`` and ``nnx`` hold the Flax modules,
+``optim`` the solvers that honour learning-rate and L2 factors, ``matlab`` the front door for those
+who come from there, ``convert`` what brings weights in and out.
 
 Names are imported at their first use: the function alone starts without Flax and optax, and the
 command can start again with other settings of the allocator before JAX is imported.
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
         conv_general_dilated_with_pointwise,
     )
     from grouped_conv_jax._explain import explain
-    from grouped_conv_jax._functional import grouped_conv2d
+    from grouped_conv_jax._functional import grouped_conv, grouped_conv2d
     from grouped_conv_jax._marks import accelerate
     from grouped_conv_jax._native_library import register_native_targets
 else:
@@ -28,6 +29,7 @@ else:
         "conv_general_dilated": "_drop_in",
         "conv_general_dilated_with_pointwise": "_drop_in",
         "explain": "_explain",
+        "grouped_conv": "_functional",
         "grouped_conv2d": "_functional",
         "register_native_targets": "_native_library",
     }
@@ -39,7 +41,7 @@ else:
         if name not in _HOMES:
             return importlib.import_module(f"{__name__}.{name}")
         # This installs the lowering rule, which reads the marks of all these functions.
-        importlib.import_module(f"{__name__}._functional")
+        importlib.import_module(f"{__name__}._operation")
         value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
         globals()[name] = value
         return value
@@ -56,6 +58,7 @@ __all__ = [
     "conv_general_dilated_with_pointwise",
     "convert",
     "explain",
+    "grouped_conv",
     "grouped_conv2d",
     "initializers",
     "linen",

@@ -4,17 +4,19 @@ import difflib
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 _FLOATING = ("float64", "float32", "bfloat16", "float16")
 _LISTED = f"{', '.join(_FLOATING[:-1])} or {_FLOATING[-1]}"
+# XLA counts pixels in 32 bits.
+_MOST = 2**31 - 1
 
 
 def integer(name: str, value: Any, minimum: int) -> int:
-    """Returns ``value`` as an ``int`` of at least ``minimum``; booleans and floats are refused."""
+    """Returns ``value`` as an ``int`` from ``minimum`` to ``2**31 - 1``; it is no bool or float."""
     rule = f"{name} must be {'a positive integer' if minimum == 1 else f'an integer >= {minimum}'}"
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{rule}, got {value!r}")
@@ -24,6 +26,8 @@ def integer(name: str, value: Any, minimum: int) -> int:
         raise TypeError(f"{rule}, got {value!r}") from None
     if result < minimum:
         raise ValueError(f"{rule}, got {value!r}")
+    if result > _MOST:
+        raise ValueError(f"{name} must be at most 2**31 - 1, got {value!r}")
     return result
 
 
@@ -36,17 +40,19 @@ def items(value: Any) -> tuple[Any, ...] | None:
     return None
 
 
-def pair(name: str, value: Any) -> tuple[int, int]:
-    """Returns (vertical, horizontal) from a positive integer or a pair of them."""
+def per_axis(name: str, value: Any, axes: int) -> tuple[int, ...]:
+    """Returns a positive integer for each spatial axis, from one for all or a sequence of them."""
     entries = items(value)
     if entries is None:
-        size = integer(name, value, 1)
-        return size, size
-    if len(entries) != 2:
-        raise ValueError(
-            f"{name} must be a positive integer or a pair (vertical, horizontal), got {value!r}"
-        )
-    return integer(f"{name}[0]", entries[0], 1), integer(f"{name}[1]", entries[1], 1)
+        return (integer(name, value, 1),) * axes
+    if len(entries) != axes:
+        several = {
+            1: "a sequence of one",
+            2: "a pair (vertical, horizontal)",
+            3: "three of them (depth, vertical, horizontal)",
+        }
+        raise ValueError(f"{name} must be a positive integer or {several[axes]}, got {value!r}")
+    return tuple(integer(f"{name}[{i}]", entry, 1) for i, entry in enumerate(entries))
 
 
 def finite_number(name: str, value: Any) -> float | int:
@@ -72,7 +78,13 @@ def nonnegative_number(name: str, value: Any) -> float:
     return float(number)
 
 
-def word(name: str, value: Any, words: Sequence[str], also: str = "") -> str:
+def word(
+    name: str,
+    value: Any,
+    words: Sequence[str],
+    also: str = "",
+    elsewhere: Mapping[str, str] | None = None,
+) -> str:
     """Returns the one of ``words`` that ``value`` means; case and hyphens do not matter.
 
     Args:
@@ -80,6 +92,7 @@ def word(name: str, value: Any, words: Sequence[str], also: str = "") -> str:
         value: what was received.
         words: the words there are.
         also: what else than a word the argument takes, for the message.
+        elsewhere: what other libraries' words mean here, for the message.
     """
     listed = ", ".join(repr(w) for w in words) + (f" or {also}" if also else "")
     if not isinstance(value, str):
@@ -87,7 +100,9 @@ def word(name: str, value: Any, words: Sequence[str], also: str = "") -> str:
     plain = {w.replace("-", ""): w for w in words}
     found = plain.get(value.lower().replace("-", ""))
     if found is None:
-        raise ValueError(f"{name} must be one of {listed}, got {value!r}{nearest(value, words)}")
+        meant = (elsewhere or {}).get(value.lower())
+        hint = f"; that is {meant} here" if meant else nearest(value, words)
+        raise ValueError(f"{name} must be one of {listed}, got {value!r}{hint}")
     return found
 
 

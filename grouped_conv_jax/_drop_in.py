@@ -9,8 +9,8 @@ from jax.sharding import AbstractMesh
 from jax.typing import DTypeLike
 
 from grouped_conv_jax import _marks
-from grouped_conv_jax._functional import convolve
 from grouped_conv_jax._matching import forward_pass
+from grouped_conv_jax._operation import convolve
 from grouped_conv_jax._sharding import is_on_explicit_axes
 
 

@@ -1,27 +1,22 @@
 """One layer's hyperparameters, validated, without a framework.
 
-The Linen and the NNX module hold these as attributes of their own and read them back with
-``Hyperparameters.of(module)``; what a hyperparameter means stands here once.
+The Linen module inherits ``_arguments.Arguments``; all modules hold a checked
+:class:`Hyperparameters` and leave the mathematics to it.
 """
 
 import dataclasses
-from typing import Any, Literal, TypeAlias
+import functools
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from grouped_conv_jax import _checks, initializers
-from grouped_conv_jax._choice import check_implementation
-from grouped_conv_jax._functional import grouped_conv2d
-from grouped_conv_jax._implementations import lax
-from grouped_conv_jax._layout import Layout
-from grouped_conv_jax._padding import Padding
+from grouped_conv_jax import _checks, _operation, initializers
+from grouped_conv_jax._arguments import FIELDS, Arguments
 from grouped_conv_jax.initializers import Initializer
 
-IntPair: TypeAlias = int | tuple[int, int]
-Groups: TypeAlias = int | Literal["channel-wise", "channelwise"]
 FACTORS = (
     "weight_learn_rate_factor",
     "bias_learn_rate_factor",
@@ -30,48 +25,44 @@ FACTORS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Hyperparameters:
-    """What the constructor of a layer takes, checked and in one form.
+@dataclasses.dataclass(eq=False)
+class Hyperparameters(Arguments):
+    """The arguments of a layer, checked, in one form, and immutable.
 
-    Pairs become tuples, words lower case, ``padding`` ``"same"`` or ``(t, b, l, r)``. The public
-    modules' docstrings say what each means.
+    Sizes become tuples, words lower case, ``padding`` a word, ``(t, b, l, r)`` for two spatial axes
+    or a pair for each axis.
+
+    Attributes:
+        axes: the number of spatial axes.
+        options: those arguments that the pure function takes.
     """
 
-    filter_size: IntPair
-    num_filters_per_group: int
-    num_groups: Groups
-    stride: IntPair = 1
-    dilation_factor: IntPair = 1
-    padding: Any = 0
-    padding_value: float | str = 0
-    num_channels_per_group: int | Literal["auto"] = "auto"
-    use_bias: bool = True
-    weights_initializer: str | Initializer = "glorot"
-    bias_initializer: str | Initializer = "zeros"
-    initial_weights: ArrayLike | None = None
-    initial_bias: ArrayLike | None = None
-    weight_learn_rate_factor: float = 1.0
-    bias_learn_rate_factor: float = 1.0
-    weight_l2_factor: float = 1.0
-    bias_l2_factor: float = 0.0
-    data_format: str = "BSSC"
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    precision: Any = None
-    implementation: str | None = None
+    axes: int = 2
+    options: _operation.Options = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        border = Padding.parse(self.padding, self.padding_value)
+        options = _operation.Options.parse(
+            self.axes,
+            stride=self.stride,
+            dilation_factor=self.dilation_factor,
+            padding=self.padding,
+            padding_value=self.padding_value,
+            data_format=self.data_format,
+            implementation=self.implementation,
+            precision=self.precision,
+        )
+        border = options.padding
+        is_tblr = self.axes == 2 and border.mode == "manual"
         checked = {
-            "filter_size": _checks.pair("filter_size", self.filter_size),
+            "options": options,
+            "filter_size": _checks.per_axis("filter_size", self.filter_size, self.axes),
             "num_filters_per_group": _checks.integer(
                 "num_filters_per_group", self.num_filters_per_group, 1
             ),
             "num_groups": _integer_or_word("num_groups", self.num_groups, "channel-wise"),
-            "stride": _checks.pair("stride", self.stride),
-            "dilation_factor": _checks.pair("dilation_factor", self.dilation_factor),
-            "padding": "same" if border.sides is None else border.size,
+            "stride": options.strides,
+            "dilation_factor": options.dilation,
+            "padding": border.size if is_tblr else border.sides,
             "padding_value": border.value,
             "num_channels_per_group": _integer_or_word(
                 "num_channels_per_group", self.num_channels_per_group, "auto"
@@ -80,14 +71,25 @@ class Hyperparameters:
                 "weights_initializer", self.weights_initializer
             ),
             "bias_initializer": initializers.check("bias_initializer", self.bias_initializer),
-            "data_format": Layout.parse(self.data_format).data_format,
-            "precision": lax.check_precision(self.precision),
-            "implementation": check_implementation(self.implementation),
+            "data_format": options.layout.data_format,
+            "precision": options.precision,
+            "implementation": options.implementation,
         }
         checked |= {name: _checks.nonnegative_number(name, getattr(self, name)) for name in FACTORS}
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(checked)
         self._check_the_rest()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "options" in vars(self):
+            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+        super().__setattr__(name, value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
 
     def _check_the_rest(self) -> None:
         if not isinstance(self.use_bias, bool | np.bool_):
@@ -112,24 +114,29 @@ class Hyperparameters:
 
     def _check_initials(self, channels: int | None, groups: int | None) -> None:
         self._check_initial("initial_weights", self._weights_shape(channels, groups))
-        self._check_initial("initial_bias", (1, 1, self.num_filters_per_group, groups))
+        ones = (1,) * self.axes
+        self._check_initial("initial_bias", (*ones, self.num_filters_per_group, groups))
 
-    @classmethod
-    def of(cls, module: Any) -> "Hyperparameters":
-        """Reads the hyperparameters from a module's attributes, and checks them."""
-        return cls(**{name: getattr(module, name) for name in FIELDS})
+    def with_fields(self, **fields: Any) -> "Hyperparameters":
+        """Returns a copy in which some fields, checked already, are others."""
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self) | fields)
+        vars(copy).pop("_hash", None)
+        return copy
 
-    @classmethod
-    def held_by(cls, module: Any) -> "Hyperparameters":
-        """Reads back what a module got from here, checked already."""
-        held = object.__new__(cls)
-        held.__dict__.update({name: getattr(module, name) for name in FIELDS})
-        return held
+    def replaced(self, **fields: Any) -> "Hyperparameters":
+        """Returns a copy in which some fields are others, checked."""
+        held = {name: getattr(self, name) for name in ("weights_initializer", "bias_initializer")}
+        initialized = self.with_fields(weights_initializer="zeros", bias_initializer="zeros")
+        return dataclasses.replace(initialized, **fields).with_fields(**held)
 
-    @property
-    def border(self) -> Padding:
-        """The padding and its value."""
-        return Padding.parse(self.padding, self.padding_value)
+    def without_initial_values(self) -> "Hyperparameters":
+        """Returns a copy without what initializes learnables, but for words."""
+        initializers = {
+            name: value if isinstance(value := getattr(self, name), str) else None
+            for name in ("weights_initializer", "bias_initializer")
+        }
+        return self.with_fields(**initializers, initial_weights=None, initial_bias=None)
 
     def resolve(self, num_channels: int, received: str) -> "Hyperparameters":
         """Returns a copy with numbers for the groups and the channels per group.
@@ -152,18 +159,15 @@ class Hyperparameters:
                 f"num_channels_per_group={self.num_channels_per_group} must be the number of input "
                 f"channels / num_groups = {channels}, got {received}"
             )
-        resolved = object.__new__(type(self))
-        resolved.__dict__.update(
-            self.__dict__ | {"num_groups": groups, "num_channels_per_group": channels}
-        )
+        resolved = self.with_fields(num_groups=groups, num_channels_per_group=channels)
         resolved._check_initials(channels, groups)
         return resolved
 
     def resolve_for(self, x: ArrayLike) -> "Hyperparameters":
         """As :meth:`resolve`, for an input."""
         _checks.floating_array("x", x)
-        layout = Layout.parse(self.data_format)
-        shape = np.shape(x)
+        layout = self.options.layout
+        shape = x.shape  # type: ignore[union-attr]  # It is an array.
         layout.check_rank(shape)
         num_channels = layout.num_channels(shape)
         return self.resolve(
@@ -172,19 +176,19 @@ class Hyperparameters:
         )
 
     def _weights_shape(self, channels: int | None, groups: int | None) -> tuple[int | None, ...]:
-        height, width = _checks.pair("filter_size", self.filter_size)
-        return height, width, channels, self.num_filters_per_group, groups
+        filter_size = cast(tuple[int, ...], self.filter_size)
+        return *filter_size, channels, self.num_filters_per_group, groups
 
     @property
     def weights_shape(self) -> tuple[int, ...]:
-        """``(h, w, C, F, G)``, of resolved hyperparameters."""
+        """``(*filter_size, C, F, G)``, of resolved hyperparameters."""
         channels, groups = int(self.num_channels_per_group), int(self.num_groups)
         return tuple(size for size in self._weights_shape(channels, groups) if size is not None)
 
     @property
     def bias_shape(self) -> tuple[int, ...]:
-        """``(1, 1, F, G)``, of resolved hyperparameters."""
-        return 1, 1, self.num_filters_per_group, int(self.num_groups)
+        """``(*ones, F, G)``, of resolved hyperparameters."""
+        return *(1,) * self.axes, self.num_filters_per_group, int(self.num_groups)
 
     def _check_initial(self, name: str, expected: tuple[int | None, ...]) -> None:
         array = getattr(self, name)
@@ -219,25 +223,49 @@ class Hyperparameters:
         if self.dtype is not None:
             x, weights = jnp.asarray(x, self.dtype), weights.astype(self.dtype)
             bias = None if bias is None else bias.astype(self.dtype)
-        return grouped_conv2d(
-            x,
-            weights,
-            bias,
-            stride=self.stride,
-            dilation_factor=self.dilation_factor,
-            padding=self.padding,
-            padding_value=self.padding_value,
-            data_format=self.data_format,
-            implementation=self.implementation,
-            precision=self.precision,
-        )
+        return _operation.apply(self.options, *_operation.promote(x, weights, bias))
+
+    def check_learnable(self, name: str, array: Any) -> None:
+        """Raises where ``"weights"`` or ``"bias"`` from elsewhere is of another kind or shape."""
+        _checks.floating_array(name, array)
+        if not isinstance(array, jax.Array | np.ndarray):
+            # Quantized by a library that takes the axes for those of Flax's kernels.
+            raise TypeError(
+                f"{name} must be an array, got {type(array).__name__}; to quantize a grouped "
+                "convolution, use Flax's Conv with feature_group_count, under accelerate or with "
+                "conv_general_dilated=grouped_conv_jax.conv_general_dilated"
+            )
+        if name == "weights":
+            axes, shape = _operation.weights_axes(self.axes), self.weights_shape
+        else:
+            axes, shape = _operation.bias_axes(self.axes), self.bias_shape
+        _checks.shape_is(name, array, shape, axes)
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Hyperparameters))
+def checked(arguments: Arguments, axes: int) -> Hyperparameters:
+    """Checks the arguments that a module holds; what was checked before is remembered."""
+    values = tuple(getattr(arguments, name) for name in FIELDS)
+    try:
+        hash(values)
+    except TypeError:  # Lists and arrays.
+        return Hyperparameters(**dict(zip(FIELDS, values, strict=True)), axes=axes)
+    return _checked(axes, values, _types(values))
+
+
+@functools.lru_cache(maxsize=512)
+def _checked(axes: int, values: tuple[Any, ...], types: Any) -> Hyperparameters:
+    del types  # 1, 1.0 and True are equal, but not each is a size.
+    return Hyperparameters(**dict(zip(FIELDS, values, strict=True)), axes=axes)
+
+
+def _types(value: Any) -> Any:
+    return tuple(map(_types, value)) if type(value) is tuple else type(value)
 
 
 class ReadOnlyProperties:
-    """What both modules tell about themselves and nobody can set."""
+    """What the layers tell about themselves and nobody can set."""
+
+    hyperparameters: Hyperparameters
 
     @property
     def num_inputs(self) -> int:
@@ -261,30 +289,16 @@ class ReadOnlyProperties:
 
     @property
     def padding_mode(self) -> str:
-        """``"manual"``, or ``"same"``."""
-        return Hyperparameters.of(self).border.mode
+        """``"manual"``, ``"same"`` or ``"causal"``."""
+        return self.hyperparameters.options.padding.mode
 
     @property
-    def padding_size(self) -> tuple[int, int, int, int]:
-        """(top, bottom, left, right); zeros for ``"same"``, whose sizes the input decides."""
-        return Hyperparameters.of(self).border.size
+    def padding_size(self) -> tuple[int, ...]:
+        """Pixels (before, after) along each axis, (top, bottom, left, right) for two.
 
-
-def check_learnable(name: str, array: Any, expected: tuple[int, ...]) -> None:
-    """Raises where what an initializer returned, or a state holds, is of another kind or shape."""
-    axes = {
-        "weights": "(filter height, filter width, channels per group, filters per group, groups)",
-        "bias": "(1, 1, filters per group, groups)",
-    }
-    _checks.floating_array(name, array)
-    if not isinstance(array, jax.Array | np.ndarray):
-        # Quantized by a library that takes the axes for those of Flax's kernels.
-        raise TypeError(
-            f"{name} must be an array, got {type(array).__name__}; to quantize a grouped "
-            "convolution, use Flax's Conv with feature_group_count, under accelerate or with "
-            "conv_general_dilated=grouped_conv_jax.conv_general_dilated"
-        )
-    _checks.shape_is(name, array, expected, axes[name])
+        Zeros where the sizes follow from a word.
+        """
+        return self.hyperparameters.options.padding.size
 
 
 def _integer_or_word(name: str, value: Any, word: str) -> int | str:

@@ -77,7 +77,7 @@ def shapes(
     channels = _checks.integer("num_channels_per_group", num_channels_per_group, 1)
     filters = _checks.integer("num_filters_per_group", num_filters_per_group, 1)
     groups = _checks.integer("num_groups", num_groups, 1)
-    h, w = _checks.pair("filter_size", filter_size)
+    h, w = _checks.per_axis("filter_size", filter_size, 2)
     return (h, w, channels, filters, groups), (1, 1, filters, groups)
 
 

@@ -1,7 +1,7 @@
-"""Padding: how many rows and columns are added on each side, and what they hold."""
+"""Padding: how many pixels are added on each side of an image, and what they hold."""
 
 import dataclasses
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,34 @@ import numpy as np
 from grouped_conv_jax import _checks
 from grouped_conv_jax._convolution import is_known
 
-Sides: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
-"""Rows added at the (top, bottom), columns added at the (left, right)."""
+Sides: TypeAlias = tuple[tuple[int, int], ...]
+"""Pixels added (before, after) the image along each spatial axis."""
 
 # Our words, and NumPy's mode for each.
 _NUMPY_MODES = {
     "symmetric-include-edge": "symmetric",
     "symmetric-exclude-edge": "reflect",
     "replicate": "edge",
+    "circular": "wrap",
+}
+# What NumPy and PyTorch call them, and what it is here.
+_ELSEWHERE = {mode: repr(word) for word, mode in _NUMPY_MODES.items()} | {
+    "border": "'replicate'",
+    "constant": "a number",
+    "zeros": "0",
+}
+# What each spatial axis is called, by their number.
+AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+_RULES = {
+    1: "'same', 'valid', 'causal', a nonnegative integer p or ((before, after),)",
+    2: (
+        "'same', 'valid', a nonnegative integer p, (a, b) = (top and bottom, left and right), "
+        "(t, b, l, r) or ((t, b), (l, r))"
+    ),
+    3: (
+        "'same', 'valid', a nonnegative integer p, three of them (one an axis, both sides) or "
+        "three pairs (before, after)"
+    ),
 }
 
 
@@ -26,62 +46,67 @@ class Padding:
     """What to add around an image, static and hashable.
 
     Attributes:
-        sides: how much, or ``None`` for ``"same"``, which depends on the image's size.
-        value: a number, or one of the words for repeating the image.
+        sides: how much, or the word for what depends on the image and the filter.
+        value: a number, or one of the words for how the image goes on.
+        axes: the number of spatial axes.
     """
 
-    sides: Sides | None
+    sides: Sides | Literal["same", "causal"]
     value: float | int | str
+    axes: int
 
     @classmethod
-    def parse(cls, padding: Any, padding_value: Any) -> "Padding":
+    def parse(cls, padding: Any, padding_value: Any, axes: int) -> "Padding":
         """Returns the padding that the two arguments describe; raises where they do not."""
-        return cls(_parse_sides(padding), _parse_value(padding_value))
+        return cls(_parse_sides(padding, axes), _parse_value(padding_value), axes)
 
     @property
     def mode(self) -> str:
-        """``"same"`` or ``"manual"``."""
-        return "same" if self.sides is None else "manual"
+        """``"same"``, ``"causal"`` or ``"manual"``."""
+        return self.sides if isinstance(self.sides, str) else "manual"
 
     @property
-    def size(self) -> tuple[int, int, int, int]:
-        """(top, bottom, left, right); zeros for ``"same"``, whose sizes the input decides."""
-        (top, bottom), (left, right) = self.sides or ((0, 0), (0, 0))
-        return top, bottom, left, right
+    def size(self) -> tuple[int, ...]:
+        """(before, after) of each axis, one after the other; zeros for a word."""
+        if isinstance(self.sides, str):
+            return (0, 0) * self.axes
+        return tuple(width for side in self.sides for width in side)
 
     def resolve(
         self,
-        image: tuple[int, int],
-        filter_size: tuple[int, int],
-        stride: tuple[int, int],
-        dilation: tuple[int, int],
+        image: tuple[int, ...],
+        filter_size: tuple[int, ...],
+        stride: tuple[int, ...],
+        dilation: tuple[int, ...],
     ) -> Sides:
-        """Returns the rows and columns to add to an image of the given (height, width)."""
-        if self.sides is not None:
-            return self.sides
-        vertical, horizontal = (
-            _same(*sizes) for sizes in zip(image, filter_size, stride, dilation, strict=True)
-        )
-        return vertical, horizontal
+        """Returns the pixels to add to an image of the given spatial size."""
+        if self.sides == "same":
+            return tuple(map(_same, image, filter_size, stride, dilation))
+        if self.sides == "causal":
+            return tuple(((k - 1) * d, 0) for k, d in zip(filter_size, dilation, strict=True))
+        return self.sides
 
     def apply(self, x: jax.Array, sides: Sides) -> tuple[jax.Array, Sides]:
         """Adds what a convolution's own zero padding cannot.
 
         Args:
-            x: ``(..., H, W, C)``.
+            x: ``(..., *spatial, C)``.
             sides: what :meth:`resolve` returned.
 
         Returns:
             The padded input, and the zero padding that is left to the convolution.
 
         Raises:
-            ValueError: a mirror is longer than the image, or a number is too large for the dtype.
+            ValueError: a mirror or a wrap is longer than the image, or a number is too large for
+                the dtype.
         """
-        known = all(map(is_known, x.shape[-3:-1]))
+        first = x.ndim - 1 - self.axes
+        nothing = ((0, 0),) * self.axes
+        known = all(map(is_known, x.shape[first:-1]))
         if (self.value == 0 and known) or not any(width != 0 for side in sides for width in side):
             return x, sides
         if isinstance(self.value, str):
-            return self._continue(x, sides), ((0, 0), (0, 0))
+            return self._continue(x, sides, first), nothing
         with np.errstate(over="ignore"):
             fill = np.asarray(self.value, np.float64).astype(x.dtype)
         if not np.isfinite(fill):
@@ -89,42 +114,45 @@ class Padding:
                 f"padding_value must be representable in the input's dtype {x.dtype}, "
                 f"got {self.value!r}"
             )
-        edges = [(0, 0, 0)] * (x.ndim - 3) + [(*side, 0) for side in sides] + [(0, 0, 0)]
-        return jax.lax.pad(x, fill, edges), ((0, 0), (0, 0))
+        edges = [(0, 0, 0)] * first + [(*side, 0) for side in sides] + [(0, 0, 0)]
+        return jax.lax.pad(x, fill, edges), nothing
 
-    def _continue(self, x: jax.Array, sides: Sides) -> jax.Array:
+    def _continue(self, x: jax.Array, sides: Sides, first: int) -> jax.Array:
         """Adds pixels of the image, as ``np.pad`` does."""
-        if not all(map(is_known, (*x.shape[-3:-1], *sides[0], *sides[1]))):
-            return self._gather(x, sides)
-        self._check_mirror(x.shape, sides)
+        widths = [width for side in sides for width in side]
+        if not all(map(is_known, (*x.shape[first:-1], *widths))):
+            return self._gather(x, sides, first)
+        self._check_fits(x.shape[first:-1], sides)
         if self.value != "replicate":
-            widths = [(0, 0)] * (x.ndim - 3) + [*sides, (0, 0)]
-            return jnp.pad(x, widths, mode=_NUMPY_MODES[str(self.value)])
+            mode = _NUMPY_MODES[str(self.value)]
+            return jnp.pad(x, [(0, 0)] * first + [*sides, (0, 0)], mode=mode)
         # In operations that every converter of programs knows.
-        for axis, (before, after) in zip((x.ndim - 3, x.ndim - 2), sides, strict=True):
-            first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
-            last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
-            x = jax.lax.concatenate([first] * before + [x] + [last] * after, axis)
+        for axis, (before, after) in enumerate(sides, first):
+            start = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+            end = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+            x = jax.lax.concatenate([start] * before + [x] + [end] * after, axis)
         return x
 
-    def _gather(self, x: jax.Array, sides: Sides) -> jax.Array:
+    def _gather(self, x: jax.Array, sides: Sides, first: int) -> jax.Array:
         """The same for sizes that an exported program does not know."""
         # The axis about which indices are mirrored lies on a pixel, or between two.
         on_edge = int(self.value == "symmetric-include-edge")
-        for axis, (before, after) in zip((x.ndim - 3, x.ndim - 2), sides, strict=True):
+        for axis, (before, after) in enumerate(sides, first):
             size = x.shape[axis]
             index = jnp.arange(size + before + after) - before
             if self.value == "replicate":
                 index = jnp.clip(index, 0, size - 1)
+            elif self.value == "circular":
+                index %= size
             index = jnp.where(index < 0, -index - on_edge, index)
             index = jnp.where(index >= size, 2 * size - 2 + on_edge - index, index)
             x = jnp.take(x, index, axis)
         return x
 
-    def _check_mirror(self, shape: tuple[int, ...], sides: Sides) -> None:
-        for axis, size, widths in zip(("height", "width"), shape[-3:-1], sides, strict=True):
-            if self.value == "replicate":
-                continue
+    def _check_fits(self, image: tuple[int, ...], sides: Sides) -> None:
+        if self.value == "replicate":
+            return
+        for axis, size, widths in zip(AXES[self.axes], image, sides, strict=True):
             available = size - 1 if self.value == "symmetric-exclude-edge" else size
             if max(widths) > available:
                 raise ValueError(
@@ -134,7 +162,7 @@ class Padding:
 
 
 def _same(size: int, filter_size: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Output ``ceil(size / stride)``; the odd row or column goes to the bottom or right."""
+    """Output ``ceil(size / stride)``; the odd pixel goes to the end."""
     extent = (filter_size - 1) * dilation + 1
     if not is_known(size):
         # Lax knows the maximum of symbols, but takes its time.
@@ -144,32 +172,31 @@ def _same(size: int, filter_size: int, stride: int, dilation: int) -> tuple[int,
     return total // 2, total - total // 2
 
 
-def _parse_sides(padding: Any) -> Sides | None:
-    rule = (
-        "padding must be 'same', 'valid', a nonnegative integer p, (a, b) = (top and bottom, left "
-        "and right), (t, b, l, r) or ((t, b), (l, r))"
-    )
+def _parse_sides(padding: Any, axes: int) -> Sides | Literal["same", "causal"]:
+    rule = f"padding must be {_RULES[axes]}"
     if isinstance(padding, str):
-        word = _checks.word("padding", padding, ("same", "valid"), "nonnegative integers")
-        return None if word == "same" else ((0, 0), (0, 0))
+        words = ("same", "valid", "causal") if axes == 1 else ("same", "valid")
+        word = _checks.word("padding", padding, words, "nonnegative integers")
+        return ((0, 0),) * axes if word == "valid" else "same" if word == "same" else "causal"
     sizes = _checks.items(padding)
     if sizes is None:
-        sizes = (padding,) * 4
-    elif len(sizes) == 2:
-        pairs = [_checks.items(entry) for entry in sizes]
-        if pairs == [None, None]:
-            sizes = (sizes[0], sizes[0], sizes[1], sizes[1])
-        elif all(pair is not None and len(pair) == 2 for pair in pairs):
-            sizes = tuple(size for pair in pairs if pair for size in pair)
-    if len(sizes) != 4 or any(_checks.items(size) is not None for size in sizes):
+        sizes = (padding,) * axes
+    elif axes == 2 and len(sizes) == 4 and not any(map(_checks.items, sizes)):
+        sizes = (sizes[:2], sizes[2:])
+    pairs = [_checks.items(size) or (size, size) for size in sizes]
+    if len(pairs) != axes or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"{rule}, got {padding!r}")
-    top, bottom, left, right = (_checks.integer("padding", size, 0) for size in sizes)
-    return (top, bottom), (left, right)
+    if any(_checks.items(size) is not None for pair in pairs for size in pair):
+        raise ValueError(f"{rule}, got {padding!r}")
+    return tuple(
+        (_checks.integer("padding", before, 0), _checks.integer("padding", after, 0))
+        for before, after in pairs
+    )
 
 
 def _parse_value(value: Any) -> float | int | str:
     if isinstance(value, str):
-        return _checks.word("padding_value", value, tuple(_NUMPY_MODES), "a number")
+        return _checks.word("padding_value", value, tuple(_NUMPY_MODES), "a number", _ELSEWHERE)
     if np.ndim(value) != 0:
         raise ValueError(f"padding_value must be a scalar or a word, got {value!r}")
     return _checks.finite_number("padding_value", value)

@@ -20,7 +20,7 @@ __all__ = ["Initializer", "glorot", "he", "narrow_normal", "ones", "zeros"]
 Initializer: TypeAlias = Callable[..., Any]
 """Called with a key, a shape and a dtype; returns an array, or one in a box with metadata."""
 
-_GROUPED_AXES = {"in_axis": 2, "out_axis": 3, "batch_axis": 4}
+_GROUPED_AXES = {"in_axis": -3, "out_axis": -2, "batch_axis": -1}
 _GLOROT = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", **_GROUPED_AXES)
 _HE = jax.nn.initializers.variance_scaling(2.0, "fan_in", "normal", **_GROUPED_AXES)
 
@@ -33,11 +33,11 @@ def glorot(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float3
 
     Args:
         key: a PRNG key.
-        shape: ``(h, w, C, F, G)``.
+        shape: ``(*filter_size, C, F, G)``.
         dtype: of the result.
 
     Raises:
-        ValueError: the shape does not have five axes.
+        ValueError: the shape does not have four to six axes.
 
     Example:
         The bound of the distribution is ``sqrt(3 * 2 / (3 * 3 * 4 + 3 * 3 * 2))``:
@@ -48,7 +48,7 @@ def glorot(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float3
         >>> weights.shape, bool(abs(weights).max() <= (6 / 54) ** 0.5)
         ((3, 3, 4, 2, 8), True)
     """
-    _check_five_axes(shape)
+    _check_axes(shape)
     return _GLOROT(key, shape, dtype)
 
 
@@ -58,7 +58,7 @@ def he(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -
     He et al., Delving deep into rectifiers, 2015, equation 10. Arguments and errors as
     :func:`glorot`.
     """
-    _check_five_axes(shape)
+    _check_axes(shape)
     return _HE(key, shape, dtype)
 
 
@@ -105,9 +105,9 @@ def resolve(value: str | Initializer) -> Initializer:
     return _WEIGHTS_WORDS[value] if isinstance(value, str) else value
 
 
-def _check_five_axes(shape: tuple[int, ...]) -> None:
-    if len(shape) != 5:
+def _check_axes(shape: tuple[int, ...]) -> None:
+    if len(shape) not in (4, 5, 6):
         raise ValueError(
-            "shape must have five axes (filter height, filter width, channels per group, filters "
-            f"per group, groups), got {shape}"
+            "shape must have four to six axes (*filter size, channels per group, filters per "
+            f"group, groups), got {shape}"
         )

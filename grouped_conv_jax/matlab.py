@@ -39,16 +39,21 @@ from jax.typing import DTypeLike
 import grouped_conv_jax.linen
 import grouped_conv_jax.nnx
 from grouped_conv_jax import _checks, _mat_files
-from grouped_conv_jax._layer import FIELDS, Hyperparameters, ReadOnlyProperties
+from grouped_conv_jax._arguments import FIELDS
+from grouped_conv_jax._layer import Hyperparameters, ReadOnlyProperties
 
 __all__ = ["GroupedConvolution2DLayer", "groupedConvolution2dLayer"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class _Properties(Hyperparameters, ReadOnlyProperties):
     """The hyperparameters, what follows from them, and a name."""
 
     name: str = ""
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:  # type: ignore[override]
+        return self
 
     def __post_init__(self) -> None:
         super().__post_init__()

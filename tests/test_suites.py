@@ -9,7 +9,7 @@ import pytest
 import reference as loops
 
 from grouped_conv_jax._convolution import Role
-from grouped_conv_jax._functional import convolve
+from grouped_conv_jax._operation import convolve
 from grouped_conv_jax.benchmarks import reference
 from grouped_conv_jax.benchmarks.network_linen import LinenNetwork
 from grouped_conv_jax.benchmarks.networks import IMAGE_SIZE, NETWORKS

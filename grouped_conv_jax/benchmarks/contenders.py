@@ -11,7 +11,7 @@ import numpy as np
 
 from grouped_conv_jax._choice import choose
 from grouped_conv_jax._convolution import Role
-from grouped_conv_jax._functional import convolve
+from grouped_conv_jax._operation import convolve
 from grouped_conv_jax.benchmarks.suites import Case
 
 NAMES = ("ours", "lax", "torch")

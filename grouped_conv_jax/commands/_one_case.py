@@ -28,7 +28,7 @@ def one_case(given: dict[str, Any]) -> Case:
         if number % groups:
             raise ValueError(f"--groups {groups} must divide {name}, got {number}")
     image = height, width
-    padding = Padding.parse(_padding(given.get("padding", "same")), 0)
+    padding = Padding.parse(_padding(given.get("padding", "same")), 0, 2)
     sides = padding.resolve(image, filter_size, stride, dilation)
     case = Case(batch, image, channels, filters, filter_size, groups, stride, dilation, sides)
     if 0 in case.convolution.outputs:

@@ -1,24 +1,66 @@
-"""Grouped convolution as a Linen module."""
+"""Grouped convolution as Linen modules."""
 
-from typing import Any
+import dataclasses
+import functools
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
-from grouped_conv_jax._layer import (
-    FIELDS,
-    Groups,
-    Hyperparameters,
-    IntPair,
-    ReadOnlyProperties,
-    check_learnable,
-)
+from grouped_conv_jax._arguments import FIELDS, Arguments, check_names
+from grouped_conv_jax._layer import Hyperparameters, ReadOnlyProperties, checked
 from grouped_conv_jax.initializers import Initializer
 
 
-class GroupedConv2D(nn.Module, ReadOnlyProperties):
+class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):
+    """What grouped convolutions with any number of spatial axes share; not a layer itself."""
+
+    spatial_axes: ClassVar[int]
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        # Linen makes every subclass a dataclass, which compares and hashes arrays.
+        cls.__eq__ = Arguments.__eq__  # type: ignore[method-assign]
+        cls.__hash__ = Arguments.__hash__  # type: ignore[method-assign]
+        construct = cls.__init__
+
+        @functools.wraps(construct)
+        def checked_names(self: Any, *arguments: Any, **keywords: Any) -> None:
+            check_names(cls.__name__, keywords, [field.name for field in dataclasses.fields(cls)])
+            construct(self, *arguments, **keywords)
+
+        cls.__init__ = checked_names  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        hyperparameters = checked(self, self.spatial_axes)
+        object.__setattr__(self, "hyperparameters", hyperparameters)
+        for name in FIELDS:
+            object.__setattr__(self, name, getattr(hyperparameters, name))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: ArrayLike) -> jax.Array:
+        """Returns ``(B, *spatial', F*G)`` for ``x`` ``(B, *spatial, C*G)``."""
+        layer = self.hyperparameters.resolve_for(x)
+        weights = self._learnable(layer, "weights", layer.initialize_weights, layer.weights_shape)
+        bias = None
+        if self.use_bias:
+            bias = self._learnable(layer, "bias", layer.initialize_bias, layer.bias_shape)
+        return layer(x, weights, bias)
+
+    def _learnable(
+        self, layer: Hyperparameters, name: str, initialize: Initializer, shape: tuple[int, ...]
+    ) -> jax.Array:
+        # Flax would report another shape with an error of its own kind.
+        if self.has_variable("params", name):
+            layer.check_learnable(name, nn.meta.unbox(self.get_variable("params", name)))
+        parameter = self.param(name, initialize, shape, self.param_dtype)
+        layer.check_learnable(name, parameter)
+        return parameter
+
+
+class GroupedConv2D(GroupedConv):
     """Convolves each group of channels with filters of its own.
 
     Letters: ``B`` batch, ``H`` height, ``W`` width, ``C`` channels per group, ``F`` filters per
@@ -34,8 +76,8 @@ class GroupedConv2D(nn.Module, ReadOnlyProperties):
         dilation_factor: distance between filter taps, in pixels, one number or two.
         padding: ``"same"``, ``"valid"``, ``p``, ``(a, b)``, ``(t, b, l, r)`` or
             ``((t, b), (l, r))``, in pixels.
-        padding_value: a number, ``"symmetric-include-edge"``, ``"symmetric-exclude-edge"`` or
-            ``"replicate"``.
+        padding_value: a number, ``"symmetric-include-edge"``, ``"symmetric-exclude-edge"``,
+            ``"replicate"`` or ``"circular"``.
         num_channels_per_group: ``C``, checked against the input, or ``"auto"``.
         use_bias: whether to add a bias.
         weights_initializer: ``"glorot"``, ``"he"``, ``"narrow-normal"``, ``"zeros"``, ``"ones"``,
@@ -70,50 +112,56 @@ class GroupedConv2D(nn.Module, ReadOnlyProperties):
         (8, 16, 16, 16)
     """
 
-    filter_size: IntPair
-    num_filters_per_group: int
-    num_groups: Groups
-    stride: IntPair = 1
-    dilation_factor: IntPair = 1
-    padding: Any = 0
-    padding_value: float | str = 0
-    num_channels_per_group: int | str = "auto"
-    use_bias: bool = True
-    weights_initializer: str | Initializer = "glorot"
-    bias_initializer: str | Initializer = "zeros"
-    initial_weights: ArrayLike | None = None
-    initial_bias: ArrayLike | None = None
-    weight_learn_rate_factor: float = 1.0
-    bias_learn_rate_factor: float = 1.0
-    weight_l2_factor: float = 1.0
-    bias_l2_factor: float = 0.0
-    data_format: str = "BSSC"
-    dtype: DTypeLike | None = None
-    param_dtype: DTypeLike = jnp.float32
-    precision: Any = None
-    implementation: str | None = None
+    spatial_axes: ClassVar[int] = 2
+    data_format: str | None = "BSSC"
 
-    def __post_init__(self) -> None:
-        checked = Hyperparameters.of(self)
-        for name in FIELDS:
-            object.__setattr__(self, name, getattr(checked, name))
-        super().__post_init__()
 
-    @nn.compact
-    def __call__(self, x: ArrayLike) -> jax.Array:
-        """Returns ``(B, H', W', F*G)`` for ``x`` ``(B, H, W, C*G)``."""
-        layer = Hyperparameters.held_by(self).resolve_for(x)
-        weights = self._learnable("weights", layer.initialize_weights, layer.weights_shape)
-        bias = None
-        if self.use_bias:
-            bias = self._learnable("bias", layer.initialize_bias, layer.bias_shape)
-        return layer(x, weights, bias)
+class GroupedConv1D(GroupedConv):
+    """As :class:`GroupedConv2D` in one spatial dimension.
 
-    def _learnable(self, name: str, initialize: Initializer, shape: tuple[int, ...]) -> jax.Array:
-        # Flax would report another shape with an error of its own kind.
-        if self.has_variable("params", name):
-            held = nn.meta.unbox(self.get_variable("params", name))
-            check_learnable(name, held, shape)
-        parameter = self.param(name, initialize, shape, self.param_dtype)
-        check_learnable(name, parameter, shape)
-        return parameter
+    Letters as there, ``L`` for the length: ``x`` is ``(B, L, C*G)``, ``weights``
+    ``(filter size, C, F, G)`` and ``bias`` ``(1, F, G)``. ``filter_size``, ``stride`` and
+    ``dilation_factor`` are one number each; ``padding`` is ``"same"``, ``"valid"``, ``"causal"``,
+    ``p`` or ``((before, after),)``, and ``data_format`` ``"BSC"`` by default.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument has a wrong value; at the first call, the input does not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from grouped_conv_jax.linen import GroupedConv1D
+        >>> causal = GroupedConv1D(4, 1, "channel-wise", padding="causal")
+        >>> y, variables = causal.init_with_output(jax.random.key(0), jnp.ones((2, 64, 16)))
+        >>> y.shape, variables["params"]["weights"].shape
+        ((2, 64, 16), (4, 1, 1, 16))
+    """
+
+    spatial_axes: ClassVar[int] = 1
+    data_format: str | None = "BSC"
+
+
+class GroupedConv3D(GroupedConv):
+    """As :class:`GroupedConv2D` in three spatial dimensions.
+
+    Letters as there, ``D`` for the depth: ``x`` is ``(B, D, H, W, C*G)``, ``weights``
+    ``(filter depth, filter height, filter width, C, F, G)`` and ``bias`` ``(1, 1, 1, F, G)``.
+    ``filter_size``, ``stride`` and ``dilation_factor`` are one number or three; ``padding`` is
+    ``"same"``, ``"valid"``, ``p``, three numbers or three pairs (before, after), and
+    ``data_format`` ``"BSSSC"`` by default.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument has a wrong value; at the first call, the input does not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from grouped_conv_jax.linen import GroupedConv3D
+        >>> depthwise = GroupedConv3D(3, 1, "channel-wise", padding="same", stride=(1, 2, 2))
+        >>> y, _ = depthwise.init_with_output(jax.random.key(0), jnp.ones((2, 16, 14, 14, 8)))
+        >>> y.shape
+        (2, 16, 7, 7, 8)
+    """
+
+    spatial_axes: ClassVar[int] = 3
+    data_format: str | None = "BSSSC"

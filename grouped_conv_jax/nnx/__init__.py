@@ -1,7 +1,13 @@
 """NNX modules, and what NNX users need around them."""
 
 from grouped_conv_jax.nnx._factors import learnable_factors
-from grouped_conv_jax.nnx._grouped_conv import GroupedConv2D
+from grouped_conv_jax.nnx._grouped_conv import GroupedConv1D, GroupedConv2D, GroupedConv3D
 from grouped_conv_jax.nnx._separable_network import SeparableNetwork
 
-__all__ = ["GroupedConv2D", "SeparableNetwork", "learnable_factors"]
+__all__ = [
+    "GroupedConv1D",
+    "GroupedConv2D",
+    "GroupedConv3D",
+    "SeparableNetwork",
+    "learnable_factors",
+]

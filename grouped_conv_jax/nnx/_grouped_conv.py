@@ -1,26 +1,112 @@
-"""Grouped convolution as an NNX module."""
+"""Grouped convolution as NNX modules."""
 
-import dataclasses
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from grouped_conv_jax import _checks
-from grouped_conv_jax._layer import (
-    FIELDS,
-    Groups,
-    Hyperparameters,
-    IntPair,
-    ReadOnlyProperties,
-    check_learnable,
-)
+from grouped_conv_jax._arguments import FIELDS, Arguments, check_names
+from grouped_conv_jax._layer import Hyperparameters, ReadOnlyProperties
 from grouped_conv_jax.initializers import Initializer
 
+# What construction alone needs, and what the shapes of the learnables follow from.
+_FIXED = (
+    *("filter_size", "num_filters_per_group", "num_groups", "num_channels_per_group", "use_bias"),
+    *("weights_initializer", "bias_initializer", "initial_weights", "initial_bias", "param_dtype"),
+)
 
-class GroupedConv2D(nnx.Module, ReadOnlyProperties):
+
+class _Field:
+    """One of the hyperparameters as an attribute of the module."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: "GroupedConv | None", owner: type) -> Any:
+        return self if module is None else getattr(module.hyperparameters, self.name)
+
+    def __set__(self, module: "GroupedConv", value: Any) -> None:
+        if self.name in _FIXED:
+            raise AttributeError(f"{self.name} cannot change once the module exists")
+        module.hyperparameters = module.hyperparameters.replaced(**{self.name: value})
+
+
+class GroupedConv(nnx.Module, ReadOnlyProperties):
+    """What grouped convolutions with any number of spatial axes share; not a layer itself."""
+
+    spatial_axes: ClassVar[int]
+
+    def _construct(self, num_channels: int, arguments: Arguments, rngs: nnx.Rngs) -> None:
+        self.num_channels = _checks.integer("num_channels", num_channels, 1)
+        if not isinstance(rngs, nnx.Rngs):
+            raise TypeError(f"rngs must be an nnx.Rngs, got {type(rngs).__name__}")
+        values = {name: getattr(arguments, name) for name in FIELDS}
+        layer = Hyperparameters(**values, axes=self.spatial_axes).resolve(
+            self.num_channels, f"num_channels={self.num_channels}"
+        )
+        # The learnables hold the initial values from here on; kept twice they would go into every
+        # state, and an initializer makes equal modules different.
+        self.hyperparameters = layer.without_initial_values()
+        self.weights = self._learnable(
+            "weights", layer.initialize_weights, layer.weights_shape, rngs
+        )
+        bias = None
+        if layer.use_bias:
+            bias = self._learnable("bias", layer.initialize_bias, layer.bias_shape, rngs)
+        self.bias = bias
+
+    def _learnable(
+        self, name: str, initialize: Initializer, shape: tuple[int, ...], rngs: nnx.Rngs
+    ) -> nnx.Param[jax.Array]:
+        learnable = nnx.Param(initialize(rngs.params(), shape, self.hyperparameters.param_dtype))
+        self.hyperparameters.check_learnable(name, learnable.get_value())
+        return learnable
+
+    def __call__(self, x: ArrayLike) -> jax.Array:
+        """Returns ``(B, *spatial', F*G)`` for ``x`` ``(B, *spatial, C*G)``."""
+        layer = self.hyperparameters.resolve_for(x)
+        weights, bias = self.weights.get_value(), None
+        layer.check_learnable("weights", weights)
+        if self.bias is not None:
+            bias = self.bias.get_value()
+            layer.check_learnable("bias", bias)
+        return layer(x, weights, bias)
+
+
+for _name in FIELDS:
+    setattr(GroupedConv, _name, _Field(_name))
+
+
+def _constructor(data_format: str) -> Callable[..., None]:
+    """``__init__`` of a module, with the arguments of all grouped convolutions in its signature."""
+    self, keyword_only = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    fields = inspect.signature(Arguments).parameters
+    shown = [
+        inspect.Parameter("self", self),
+        inspect.Parameter("num_channels", self, annotation=int),
+        *(fields | {"data_format": fields["data_format"].replace(default=data_format)}).values(),
+        inspect.Parameter("rngs", keyword_only, annotation=nnx.Rngs),
+    ]
+    signature = inspect.Signature(shown, return_annotation=None)
+
+    def construct(self: GroupedConv, *arguments: Any, **keywords: Any) -> None:
+        check_names(type(self).__name__, keywords, signature.parameters)
+        given = signature.bind(self, *arguments, **keywords)
+        given.apply_defaults()
+        values = {name: given.arguments[name] for name in FIELDS}
+        named = given.arguments
+        self._construct(named["num_channels"], Arguments(**values), named["rngs"])
+
+    construct.__name__ = "__init__"
+    construct.__signature__ = signature  # type: ignore[attr-defined]
+    return construct
+
+
+class GroupedConv2D(GroupedConv):
     """Convolves each group of channels with filters of its own.
 
     Letters: ``B`` batch, ``H`` height, ``W`` width, ``C`` channels per group, ``F`` filters per
@@ -33,8 +119,10 @@ class GroupedConv2D(nnx.Module, ReadOnlyProperties):
         rngs: where the initializers' keys come from (stream ``params``).
 
     The other arguments are those of :class:`grouped_conv_jax.linen.GroupedConv2D`, in the same
-    order and with the same meaning, and are attributes of the module; ``initial_weights`` and
-    ``initial_bias`` are ``None`` there, since the learnables hold them.
+    order and with the same meaning, and are attributes of the module. What construction alone
+    needs reads as ``None`` afterwards: ``initial_weights``, ``initial_bias`` and initializers that
+    are callables. An attribute that is set is checked, and what changes the shape of the learnables
+    cannot be set.
 
     Raises:
         TypeError: an argument is of the wrong kind.
@@ -53,65 +141,49 @@ class GroupedConv2D(nnx.Module, ReadOnlyProperties):
         (8, 16, 16, 16)
     """
 
-    def __init__(
-        self,
-        num_channels: int,
-        filter_size: IntPair,
-        num_filters_per_group: int,
-        num_groups: Groups,
-        stride: IntPair = 1,
-        dilation_factor: IntPair = 1,
-        padding: Any = 0,
-        padding_value: float | str = 0,
-        num_channels_per_group: int | str = "auto",
-        use_bias: bool = True,
-        weights_initializer: str | Initializer = "glorot",
-        bias_initializer: str | Initializer = "zeros",
-        initial_weights: ArrayLike | None = None,
-        initial_bias: ArrayLike | None = None,
-        weight_learn_rate_factor: float = 1.0,
-        bias_learn_rate_factor: float = 1.0,
-        weight_l2_factor: float = 1.0,
-        bias_l2_factor: float = 0.0,
-        data_format: str = "BSSC",
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: Any = None,
-        implementation: str | None = None,
-        *,
-        rngs: nnx.Rngs,
-    ) -> None:
-        arguments = locals()
-        num_channels = _checks.integer("num_channels", num_channels, 1)
-        if not isinstance(rngs, nnx.Rngs):
-            raise TypeError(f"rngs must be an nnx.Rngs, got {type(rngs).__name__}")
-        layer = Hyperparameters(**{name: arguments[name] for name in FIELDS}).resolve(
-            num_channels, f"num_channels={num_channels}"
-        )
-        self.weights = nnx.Param(
-            layer.initialize_weights(rngs.params(), layer.weights_shape, layer.param_dtype)
-        )
-        check_learnable("weights", self.weights.get_value(), layer.weights_shape)
-        bias = None
-        if layer.use_bias:
-            bias = nnx.Param(
-                layer.initialize_bias(rngs.params(), layer.bias_shape, layer.param_dtype)
-            )
-            check_learnable("bias", bias.get_value(), layer.bias_shape)
-        self.bias = bias
-        # The learnables hold these from here on; kept twice they would go into every state.
-        layer = dataclasses.replace(layer, initial_weights=None, initial_bias=None)
-        self.num_channels = num_channels
-        for name in FIELDS:
-            setattr(self, name, getattr(layer, name))
+    spatial_axes: ClassVar[int] = 2
+    __init__ = _constructor("BSSC")
 
-    def __call__(self, x: ArrayLike) -> jax.Array:
-        """Returns ``(B, H', W', F*G)`` for ``x`` ``(B, H, W, C*G)``."""
-        layer = Hyperparameters.held_by(self).resolve_for(x)
-        weights = self.weights.get_value()
-        check_learnable("weights", weights, layer.weights_shape)
-        bias = None
-        if self.bias is not None:
-            bias = self.bias.get_value()
-            check_learnable("bias", bias, layer.bias_shape)
-        return layer(x, weights, bias)
+
+class GroupedConv1D(GroupedConv):
+    """As :class:`GroupedConv2D` in one spatial dimension.
+
+    :class:`grouped_conv_jax.linen.GroupedConv1D` says what differs.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument has a wrong value; at a call, the input does not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from grouped_conv_jax.nnx import GroupedConv1D
+        >>> causal = GroupedConv1D(16, 4, 1, "channel-wise", padding="causal", rngs=nnx.Rngs(0))
+        >>> causal.weights.shape, causal(jnp.ones((2, 64, 16))).shape
+        ((4, 1, 1, 16), (2, 64, 16))
+    """
+
+    spatial_axes: ClassVar[int] = 1
+    __init__ = _constructor("BSC")
+
+
+class GroupedConv3D(GroupedConv):
+    """As :class:`GroupedConv2D` in three spatial dimensions.
+
+    :class:`grouped_conv_jax.linen.GroupedConv3D` says what differs.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: an argument has a wrong value; at a call, the input does not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from grouped_conv_jax.nnx import GroupedConv3D
+        >>> depthwise = GroupedConv3D(8, 3, 1, "channel-wise", padding="same", rngs=nnx.Rngs(0))
+        >>> depthwise(jnp.ones((2, 16, 14, 14, 8))).shape
+        (2, 16, 14, 14, 8)
+    """
+
+    spatial_axes: ClassVar[int] = 3
+    __init__ = _constructor("BSSSC")

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from grouped_conv_jax import _checks
 from grouped_conv_jax import _separable_network as parts
-from grouped_conv_jax._layer import IntPair
+from grouped_conv_jax._arguments import Sizes
 from grouped_conv_jax.nnx._grouped_conv import GroupedConv2D
 
 
@@ -60,7 +60,7 @@ class SeparableNetwork(nnx.Module):
         self,
         num_channels: int,
         num_classes: int,
-        image_size: IntPair = (227, 227),
+        image_size: Sizes = (227, 227),
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         implementation: str | None = None,
@@ -69,7 +69,7 @@ class SeparableNetwork(nnx.Module):
     ) -> None:
         self.num_channels = _checks.integer("num_channels", num_channels, 1)
         self.num_classes = parts.check_num_classes(num_classes)
-        self.image_size = _checks.pair("image_size", image_size)
+        self.image_size = _checks.per_axis("image_size", image_size, 2)
         features = parts.num_features(self.image_size)
         dtypes: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
         channels = num_channels
