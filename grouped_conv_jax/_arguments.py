@@ -41,7 +41,7 @@ class Arguments:
     bias_learn_rate_factor: float = 1.0
     weight_l2_factor: float = 1.0
     bias_l2_factor: float = 0.0
-    data_format: str | None = None
+    data_format: str = "BSSC"
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     precision: Any = None

@@ -7,6 +7,7 @@ import jax
 from jax.typing import ArrayLike, DTypeLike
 
 from grouped_conv_jax import _operation
+from grouped_conv_jax._layout import default_format
 from grouped_conv_jax._operation import Options
 
 
@@ -77,7 +78,7 @@ def grouped_conv(
         dilation_factor=dilation_factor,
         padding=padding,
         padding_value=padding_value,
-        data_format=data_format,
+        data_format=default_format(axes) if data_format is None else data_format,
         implementation=implementation,
         precision=precision,
         preferred_element_type=preferred_element_type,

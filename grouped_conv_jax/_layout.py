@@ -25,11 +25,9 @@ class Layout:
         """Returns the layout that ``data_format`` describes; raises where it describes none.
 
         Args:
-            data_format: the letters, in any case, or an alias; ``None`` for the default.
+            data_format: the letters, in any case, or an alias.
             axes: the number of spatial axes.
         """
-        if data_format is None:
-            return cls(default_format(axes))
         rule = (
             f"data_format must hold 'S' {_TIMES[axes]}, 'C' once and each of 'B', 'T' and 'U' at "
             "most once"

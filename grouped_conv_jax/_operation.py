@@ -54,7 +54,7 @@ class Options:
         dilation_factor: Any = 1,
         padding: Any = 0,
         padding_value: Any = 0,
-        data_format: Any = None,
+        data_format: Any,
         implementation: Any = None,
         precision: Any = None,
         preferred_element_type: Any = None,
@@ -269,6 +269,6 @@ def _not_narrower(preferred: np.dtype[Any] | None, operands: np.dtype[Any]) -> n
     if preferred is not None and preferred.itemsize < operands.itemsize:
         raise ValueError(
             f"preferred_element_type must not be narrower than the arguments' {operands}, "
-            f"got {preferred}"
+            f"got {preferred.name!r}"
         )
     return preferred

@@ -183,10 +183,12 @@ def _parse_sides(padding: Any, axes: int) -> Sides | Literal["same", "causal"]:
         sizes = (padding,) * axes
     elif axes == 2 and len(sizes) == 4 and not any(map(_checks.items, sizes)):
         sizes = (sizes[:2], sizes[2:])
-    pairs = [_checks.items(size) or (size, size) for size in sizes]
-    if len(pairs) != axes or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"{rule}, got {padding!r}")
-    if any(_checks.items(size) is not None for pair in pairs for size in pair):
+    if not any(map(_checks.items, sizes)):
+        sizes = tuple((size, size) for size in sizes)
+    pairs = [_checks.items(size) or () for size in sizes]
+    widths = [width for pair in pairs for width in pair]
+    is_one_pair_an_axis = len(pairs) == axes and all(len(pair) == 2 for pair in pairs)
+    if not is_one_pair_an_axis or any(_checks.items(width) is not None for width in widths):
         raise ValueError(f"{rule}, got {padding!r}")
     return tuple(
         (_checks.integer("padding", before, 0), _checks.integer("padding", after, 0))

@@ -113,7 +113,7 @@ class GroupedConv2D(GroupedConv):
     """
 
     spatial_axes: ClassVar[int] = 2
-    data_format: str | None = "BSSC"
+    data_format: str = "BSSC"
 
 
 class GroupedConv1D(GroupedConv):
@@ -138,7 +138,7 @@ class GroupedConv1D(GroupedConv):
     """
 
     spatial_axes: ClassVar[int] = 1
-    data_format: str | None = "BSC"
+    data_format: str = "BSC"
 
 
 class GroupedConv3D(GroupedConv):
@@ -164,4 +164,4 @@ class GroupedConv3D(GroupedConv):
     """
 
     spatial_axes: ClassVar[int] = 3
-    data_format: str | None = "BSSSC"
+    data_format: str = "BSSSC"
