@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
 from jax.typing import ArrayLike
 
+from grouped_conv_jax import _flax_conv
 from grouped_conv_jax._arguments import FIELDS, Arguments, check_names
 from grouped_conv_jax._layer import Hyperparameters, ReadOnlyProperties, checked
 from grouped_conv_jax.initializers import Initializer
@@ -48,6 +50,76 @@ class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):
         if self.use_bias:
             bias = self._learnable(layer, "bias", layer.initialize_bias, layer.bias_shape)
         return layer(x, weights, bias)
+
+    @classmethod
+    def from_conv(
+        cls, conv: nn.Conv, variables: Mapping[str, Any], **arguments: Any
+    ) -> tuple[Self, dict[str, Any]]:
+        """Returns the layer that computes what a ``Conv`` of Flax does, with its variables.
+
+        Args:
+            conv: any number of groups, and any padding of Flax.
+            variables: what ``conv.init`` returned, arrays of any kind.
+            **arguments: arguments of the layer that ``conv`` knows nothing of, such as factors.
+
+        Raises:
+            TypeError: ``conv`` is no ``Conv``, or its learnables are boxed with metadata, whose
+                axes would be others here.
+            ValueError: ``conv`` has an input dilation, a mask or another number of spatial axes.
+
+        Example:
+            >>> import flax.linen as nn, jax, jax.numpy as jnp
+            >>> from grouped_conv_jax.linen import GroupedConv2D
+            >>> conv, x = nn.Conv(8, (3, 3), feature_group_count=2), jnp.ones((1, 5, 5, 4))
+            >>> y, variables = conv.init_with_output(jax.random.key(0), x)
+            >>> layer, variables = GroupedConv2D.from_conv(conv, variables)
+            >>> variables["params"]["weights"].shape
+            (3, 3, 2, 4, 2)
+            >>> bool(jnp.allclose(layer.apply(variables, x), y, atol=1e-6))
+            True
+        """
+        given = _flax_conv.arguments_of(conv, cls.spatial_axes)
+        initializer = _flax_conv.KernelInitializer(conv.kernel_init)
+        given |= {"weights_initializer": initializer, "name": conv.name}
+        params = dict(variables["params"])
+        for name, array in params.items():
+            if isinstance(array, nn.meta.AxisMetadata):
+                raise TypeError(f"{name} must be an array, got {type(array).__name__}; unbox it")
+        groups = given["num_groups"]
+        weights = {"weights": _flax_conv.to_weights(params["kernel"], groups)}
+        if conv.use_bias:
+            weights["bias"] = _flax_conv.to_bias(params["bias"], groups, cls.spatial_axes)
+        return cls(**given | arguments), {**variables, "params": weights}
+
+    def to_conv(self, variables: Mapping[str, Any]) -> tuple[nn.Conv, dict[str, Any]]:
+        """Returns the ``Conv`` of Flax that computes what this layer does, with its variables.
+
+        It takes the fast path, by its argument ``conv_general_dilated``, unless ``implementation``
+        is ``"lax"``.
+
+        Raises:
+            ValueError: Flax's ``Conv`` has no such padding or data format, or no such factors.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from grouped_conv_jax.linen import GroupedConv1D
+            >>> layer = GroupedConv1D(4, 1, "channel-wise", padding="causal")
+            >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 9, 3)))
+            >>> conv, variables = layer.to_conv(variables)
+            >>> conv.padding, conv.feature_group_count, variables["params"]["kernel"].shape
+            ('CAUSAL', 3, (4, 1, 3))
+        """
+        params = nn.meta.unbox(variables["params"])
+        *_, filters, groups = params["weights"].shape
+        layer = self.hyperparameters.resolve(
+            params["weights"].shape[-3] * groups, f"weights of shape {params['weights'].shape}"
+        )
+        learnables = {"kernel": _flax_conv.to_kernel(params["weights"])}
+        if self.use_bias:
+            learnables["bias"] = _flax_conv.to_vector(params["bias"])
+        arguments = _flax_conv.conv_arguments(layer)
+        conv = nn.Conv(filters * groups, **arguments, name=self.name, parent=None)
+        return conv, {**variables, "params": learnables}
 
     def _learnable(
         self, layer: Hyperparameters, name: str, initialize: Initializer, shape: tuple[int, ...]

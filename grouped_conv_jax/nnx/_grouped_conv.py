@@ -2,13 +2,13 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from grouped_conv_jax import _checks
+from grouped_conv_jax import _checks, _flax_conv
 from grouped_conv_jax._arguments import FIELDS, Arguments, check_names
 from grouped_conv_jax._layer import Hyperparameters, ReadOnlyProperties
 from grouped_conv_jax.initializers import Initializer
@@ -39,6 +39,7 @@ class GroupedConv(nnx.Module, ReadOnlyProperties):
     """What grouped convolutions with any number of spatial axes share; not a layer itself."""
 
     spatial_axes: ClassVar[int]
+    __init__: Callable[..., None]
 
     def _construct(self, num_channels: int, arguments: Arguments, rngs: nnx.Rngs) -> None:
         self.num_channels = _checks.integer("num_channels", num_channels, 1)
@@ -65,6 +66,66 @@ class GroupedConv(nnx.Module, ReadOnlyProperties):
         learnable = nnx.Param(initialize(rngs.params(), shape, self.hyperparameters.param_dtype))
         self.hyperparameters.check_learnable(name, learnable.get_value())
         return learnable
+
+    @classmethod
+    def from_conv(cls, conv: nnx.Conv, **arguments: Any) -> Self:
+        """Returns the layer that computes what a ``Conv`` of Flax does, with copies of its arrays.
+
+        Args:
+            conv: any number of groups, and any padding of Flax.
+            **arguments: arguments of the layer that ``conv`` knows nothing of, such as factors.
+
+        Raises:
+            TypeError: ``conv`` is no ``Conv``, or its learnables are sharded by metadata, whose
+                axes would be others here.
+            ValueError: ``conv`` has an input dilation, a mask or another number of spatial axes.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from flax import nnx
+            >>> from grouped_conv_jax.nnx import GroupedConv2D
+            >>> conv = nnx.Conv(4, 8, (3, 3), feature_group_count=2, rngs=nnx.Rngs(0))
+            >>> layer, x = GroupedConv2D.from_conv(conv), jnp.ones((1, 5, 5, 4))
+            >>> layer.weights.shape, bool(jnp.allclose(layer(x), conv(x), atol=1e-6))
+            ((3, 3, 2, 4, 2), True)
+        """
+        given = _flax_conv.arguments_of(conv, cls.spatial_axes)
+        groups = given["num_groups"]
+        for name in ("kernel", "bias"):
+            variable = getattr(conv, name)
+            if variable is not None and variable.get_metadata("out_sharding", None) is not None:
+                raise TypeError(f"{name} must have no out_sharding, got {variable}")
+        given["initial_weights"] = _flax_conv.to_weights(conv.kernel.get_value(), groups)
+        if conv.bias is not None:
+            bias = conv.bias.get_value()
+            given["initial_bias"] = _flax_conv.to_bias(bias, groups, cls.spatial_axes)
+        return cls(conv.in_features, **given | arguments, rngs=nnx.Rngs(0))
+
+    def to_conv(self) -> nnx.Conv:
+        """Returns the ``Conv`` of Flax that computes what this layer does.
+
+        It takes the fast path, by its argument ``conv_general_dilated``, unless ``implementation``
+        is ``"lax"``.
+
+        Raises:
+            ValueError: Flax's ``Conv`` has no such padding or data format, or no such factors.
+
+        Example:
+            >>> from flax import nnx
+            >>> from grouped_conv_jax.nnx import GroupedConv1D
+            >>> layer = GroupedConv1D(3, 4, 1, "channel-wise", padding="causal", rngs=nnx.Rngs(0))
+            >>> conv = layer.to_conv()
+            >>> conv.padding, conv.feature_group_count, conv.kernel.shape
+            ('CAUSAL', 3, (4, 1, 3))
+        """
+        weights = self.weights.get_value()
+        filters = weights.shape[-2] * weights.shape[-1]
+        arguments = _flax_conv.conv_arguments(self.hyperparameters)
+        conv = nnx.Conv(self.num_channels, filters, **arguments, rngs=nnx.Rngs(0))
+        conv.kernel.set_value(_flax_conv.to_kernel(weights))
+        if self.bias is not None and conv.bias is not None:
+            conv.bias.set_value(_flax_conv.to_vector(self.bias.get_value()))
+        return conv
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         """Returns ``(B, *spatial', F*G)`` for ``x`` ``(B, *spatial, C*G)``."""
