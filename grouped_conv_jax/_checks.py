@@ -1,5 +1,6 @@
 """Small checks of arguments; each message names the argument, the rule and what was received."""
 
+import contextlib
 import difflib
 import math
 import numbers
@@ -57,8 +58,10 @@ def per_axis(name: str, value: Any, axes: int) -> tuple[int, ...]:
 
 def finite_number(name: str, value: Any) -> float | int:
     """Returns a finite real Python number from a number or a concrete array with no axes."""
-    if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0:
-        value = value.item()
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        # What is traced has no number yet, and is refused below.
+        with contextlib.suppress(TypeError):
+            value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {value!r}")
     try:

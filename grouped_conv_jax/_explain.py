@@ -9,7 +9,7 @@ import jax
 
 from grouped_conv_jax import _checks, _jax_internals, _lowering, _marks
 from grouped_conv_jax._choice import PLATFORMS, Choice
-from grouped_conv_jax._functional import grouped_conv2d
+from grouped_conv_jax._functional import grouped_conv
 
 
 class Explanation(NamedTuple):
@@ -39,7 +39,7 @@ def explain(
 ) -> list[Explanation]: ...
 @overload
 def explain(
-    x: Any, weights: Any, /, *, platform: str | None = None, **keywords: Any
+    x: Any, weights: Any, bias: Any = None, /, *, platform: str | None = None, **keywords: Any
 ) -> dict[str, Choice]: ...
 def explain(subject: Any, /, *arguments: Any, platform: str | None = None, **keywords: Any) -> Any:
     """Tells the implementation of each convolution of a program, or of one, and why it is used.
@@ -49,10 +49,11 @@ def explain(subject: Any, /, *arguments: Any, platform: str | None = None, **key
 
     Args:
         subject: a function, in whose program the convolutions are looked up; or ``x``, as for
-            :func:`grouped_conv_jax.grouped_conv2d`.
-        *arguments: those of the function; or ``weights``.
-        platform: ``"cpu"``, ``"cuda"``, ``"rocm"`` or ``"tpu"``; by default JAX's default backend.
-        **keywords: of the function, or of :func:`grouped_conv_jax.grouped_conv2d`.
+            :func:`grouped_conv_jax.grouped_conv`.
+        *arguments: those of the function; or ``weights`` and perhaps ``bias``.
+        platform: ``"cpu"``, ``"cuda"`` (or ``"gpu"``), ``"rocm"`` or ``"tpu"``; by default JAX's
+            default backend.
+        **keywords: of the function, or of :func:`grouped_conv_jax.grouped_conv`.
 
     Returns:
         Of a function, a list with an :class:`Explanation` of each convolution. Of arrays, for
@@ -78,10 +79,9 @@ def explain(subject: Any, /, *arguments: Any, platform: str | None = None, **key
         forward lax
         filter_gradient lax
     """
-    if platform is None:
-        backend = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
-    else:
-        backend = _checks.word("platform", platform, PLATFORMS, "None")
+    named = jax.default_backend() if platform is None else platform
+    backend = _checks.word("platform", named, (*PLATFORMS, "gpu"), "None")
+    backend = "cuda" if backend == "gpu" else backend
     if callable(subject):
         program = jax.make_jaxpr(functools.partial(subject, **keywords))(*arguments)
         equations = _jax_internals.convolutions(program.jaxpr)
@@ -108,8 +108,10 @@ def _explanation(equation: Any, platform: str) -> Explanation:
     )
 
 
-def _explain_one(x: Any, weights: Any, *, platform: str, **keywords: Any) -> dict[str, Choice]:
-    convolve = functools.partial(grouped_conv2d, **keywords)
+def _explain_one(
+    x: Any, weights: Any, bias: Any = None, *, platform: str, **keywords: Any
+) -> dict[str, Choice]:
+    convolve = functools.partial(grouped_conv, **keywords)
 
     def last(*arguments: int) -> Choice:
         """The last convolution of the forward pass and of what is pulled back to arguments."""
@@ -122,7 +124,7 @@ def _explain_one(x: Any, weights: Any, *, platform: str, **keywords: Any) -> dic
             y, pull = jax.vjp(of_some, *(operands[i] for i in arguments))
             return pull(y) if arguments else y
 
-        *_, equation = _jax_internals.convolutions(jax.make_jaxpr(program)(x, weights).jaxpr)
+        *_, equation = _jax_internals.convolutions(jax.make_jaxpr(program)(x, weights, bias).jaxpr)
         told = _explanation(equation, platform)
         return Choice(told.implementation, told.reason)
 

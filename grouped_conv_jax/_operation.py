@@ -131,6 +131,10 @@ def promote(
     given = {"x": x, "weights": weights} | ({} if bias is None else {"bias": bias})
     for name, value in given.items():
         _checks.floating_array(name, value)
+        if isinstance(value, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"{name} must be an array, got {value}; jax.eval_shape calls a function with shapes"
+            )
     arrays = [a if isinstance(a, jax.Array) else jnp.asarray(a) for a in given.values()]
     # Eagerly, even a cast to the same dtype takes time.
     if any(array.dtype != arrays[0].dtype for array in arrays):

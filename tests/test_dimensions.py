@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from grouped_conv_jax import grouped_conv, grouped_conv2d, linen
+from grouped_conv_jax import explain, grouped_conv, grouped_conv2d, linen
 from grouped_conv_jax import nnx as gnnx
 
 NUMPY_MODES = {
@@ -219,3 +219,18 @@ def test_weights_of_another_number_of_dimensions_are_refused_by_grouped_conv2d()
 def test_three_sizes_are_asked_for_in_three_dimensions():
     with pytest.raises(ValueError, match=r"filter_size must be .*three of them.*got \(3, 3\)"):
         linen.GroupedConv3D((3, 3), 1, 4)
+
+
+def test_a_shape_is_no_array():
+    shape = jax.ShapeDtypeStruct((1, 8, 4), jnp.float32)
+    with pytest.raises(TypeError, match=r"x must be an array, got ShapeDtypeStruct.*eval_shape"):
+        grouped_conv(shape, FILTERS)
+
+
+def test_explain_takes_any_number_of_dimensions_and_shapes_for_the_bias():
+    shapes = [
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 8, 4), (3, 1, 1, 4), (1, 1, 4))
+    ]
+    told = explain(*shapes, padding="causal", platform="gpu")
+    assert told == explain(*shapes[:2], padding="causal", platform="cuda")
+    assert set(told) == {"forward", "input_gradient", "filter_gradient"}

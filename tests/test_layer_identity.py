@@ -139,3 +139,15 @@ def test_names_of_flax_are_answered_with_ours(argument, ours):
     ):
         with pytest.raises(TypeError, match=f"GroupedConv2D has no argument '{argument}'.*{ours}"):
             build(**{argument: 3})
+
+
+def test_the_kernel_of_a_conv_is_answered_with_what_brings_it_here():
+    params = {"kernel": jnp.ones((3, 3, 1, 4)), "bias": jnp.ones(4)}
+    with pytest.raises(ValueError, match=r"weights, got the kernel.*GroupedConv2D\.from_conv"):
+        linen.GroupedConv2D(3, 1, 4).apply({"params": params}, jnp.ones((1, 5, 5, 4)))
+
+
+@pytest.mark.parametrize("zero", [np.float32(0.5), np.asarray(0.5), jnp.asarray(0.5)])
+def test_numbers_may_be_arrays_without_axes(zero):
+    layer = linen.GroupedConv2D(3, 1, 4, padding_value=zero, weight_l2_factor=zero)
+    assert (layer.padding_value, layer.weight_l2_factor) == (0.5, 0.5)

@@ -127,6 +127,11 @@ class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):
         # Flax would report another shape with an error of its own kind.
         if self.has_variable("params", name):
             layer.check_learnable(name, nn.meta.unbox(self.get_variable("params", name)))
+        elif self.has_variable("params", "kernel"):
+            raise ValueError(
+                "params must hold weights, got the kernel of a Conv of Flax; "
+                f"{type(self).__name__}.from_conv or convert.from_hwio brings it here"
+            )
         parameter = self.param(name, initialize, shape, self.param_dtype)
         layer.check_learnable(name, parameter)
         return parameter
