@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from grouped_conv_jax import _checks
 from grouped_conv_jax._mat_files import check_size, load_mat, shapes
+from grouped_conv_jax._torch_state import from_torch_state, to_torch_state
 
 __all__ = [
     "from_bias_vector",
@@ -24,12 +25,14 @@ __all__ = [
     "from_keras_depthwise",
     "from_matlab",
     "from_oihw",
+    "from_torch_state",
     "load_mat",
     "to_bias_vector",
     "to_hwio",
     "to_keras_depthwise",
     "to_matlab",
     "to_oihw",
+    "to_torch_state",
 ]
 
 Array = TypeVar("Array", npt.NDArray[Any], jax.Array)
