@@ -10,8 +10,8 @@ it would call these.
 """
 
 import ctypes
-import hashlib
 import os
+import runpy
 import sys
 import threading
 import warnings
@@ -153,21 +153,15 @@ def _open() -> ctypes.CDLL:
 
 def _warn_if_stale(compiled: str) -> None:
     """Warns in an editable installation whose sources have changed since it was compiled."""
-    if _SOURCES.joinpath("kernels.h").exists() and sources_digest(_SOURCES) != compiled:
+    script = _SOURCES / "compile_library.py"
+    # What says how the library is compiled also says from which sources.
+    if script.exists() and runpy.run_path(str(script))["digest"]() != compiled:
         warnings.warn(
             f"{_PATH.name} was compiled from other sources than those in {_SOURCES}; "
-            "python native/compile_library.py compiles it again",
+            f"python {script} compiles it again",
             RuntimeWarning,
             stacklevel=2,
         )
-
-
-def sources_digest(folder: Path) -> str:
-    """A hash of the sources in a folder, as the library has it of those it was compiled from."""
-    found = hashlib.blake2b(digest_size=8)
-    for source in sorted([*folder.glob("*.cc"), *folder.glob("*.h")]):
-        found.update(source.read_bytes())
-    return found.hexdigest()
 
 
 def _symbol(role: Role) -> str:

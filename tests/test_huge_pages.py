@@ -1,6 +1,7 @@
 """The command's second start with huge pages: when, and that nothing but the pages changes."""
 
 import os
+import signal as signals
 import subprocess
 import sys
 
@@ -90,6 +91,11 @@ def test_the_tunable_alone_is_taken_away_again(value, rest):
     assert environment == {"HOME": "/"} | ({"GLIBC_TUNABLES": rest} if rest else {})
 
 
+def hear_interrupts():
+    """A shell's background jobs ignore Ctrl-C, and so would what they start."""
+    signals.signal(signals.SIGINT, signals.SIG_DFL)
+
+
 def start(program, *words, tunables=None):
     environment = _allocator.without_huge_pages(os.environ)
     environment.pop("LD_PRELOAD", None)
@@ -100,6 +106,7 @@ def start(program, *words, tunables=None):
         stderr=subprocess.PIPE,
         text=True,
         env=environment | ({"GLIBC_TUNABLES": tunables} if tunables else {}),
+        preexec_fn=hear_interrupts if sys.platform == "linux" else None,
     )
     output, errors = process.communicate("given", timeout=120)
     return process, output.split(), errors

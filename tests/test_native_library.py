@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -117,8 +118,10 @@ def test_a_library_that_is_not_there_is_warned_of_once(missing):
 def test_a_library_of_other_sources_than_those_beside_it_is_warned_of(monkeypatch, tmp_path):
     with warnings.catch_warnings(action="error"):
         assert _native_library.status() is None
-    (tmp_path / "kernels.h").write_text("// changed since")
-    monkeypatch.setattr(_native_library, "_SOURCES", tmp_path)
+    sources = shutil.copytree(_native_library._SOURCES, tmp_path / "native")
+    with open(sources / "kernels.h", "a") as header:
+        header.write("// changed since")
+    monkeypatch.setattr(_native_library, "_SOURCES", sources)
     monkeypatch.setattr(_native_library, "_loaded", None)
     with pytest.warns(RuntimeWarning, match="compiled from other sources than those in"):
         assert _native_library.status() is None
