@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from grouped_conv_jax import _checks
+from grouped_conv_jax._fans import check_fans
 
 __all__ = ["Initializer", "glorot", "he", "narrow_normal", "ones", "zeros"]
 
@@ -87,14 +88,15 @@ _BIAS_WORDS: dict[str, Initializer] = {
 _WEIGHTS_WORDS: dict[str, Initializer] = {"glorot": glorot, "he": he} | _BIAS_WORDS
 
 
-def check(name: str, value: str | Initializer) -> str | Initializer:
+def check(name: str, value: str | Initializer, spatial_axes: int = 2) -> str | Initializer:
     """Returns the callable, or the word as it is spelled here, that the argument ``name`` got.
 
     Raises:
-        ValueError: an unknown word.
+        ValueError: an unknown word, or an initializer of JAX that counts fans on other axes.
         TypeError: neither a word nor a callable.
     """
     if callable(value):
+        check_fans(name, value, spatial_axes)
         return value
     words = tuple(_BIAS_WORDS if name == "bias_initializer" else _WEIGHTS_WORDS)
     return _checks.word(name, value, words, "a callable (key, shape, dtype)")

@@ -1,13 +1,24 @@
 """Learning-rate and L2 factors of a Linen model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+from flax import nnx
 
-from grouped_conv_jax.linen._grouped_conv import GroupedConv2D
-from grouped_conv_jax.optim._factors import Factors, collect_factors
+from grouped_conv_jax.optim._factors import Factors, by_path
+from grouped_conv_jax.optim._layer_factors import (
+    Pair,
+    add,
+    below,
+    check_arrival,
+    collect_factors,
+    is_layer,
+    join,
+    of_layer,
+    of_to_linen,
+)
 
 # A module under nn.jit that was traced before would come from JAX's cache, and no call be seen. A
 # new value here makes JAX trace it again.
@@ -28,7 +39,11 @@ def learnable_factors(model: nn.Module, rngs: Any, *example_inputs: Any, **kwarg
     Returns:
         The factors, in pytrees of the structure of ``model.init(...)["params"]``. The learnables of
         other layers have learning-rate factor 1 and L2 factor 1, or 0 where the leaf is named
-        ``bias``.
+        ``bias``. In ``nn.WeightNorm``, the scale of a learnable has the learnable's factors.
+
+    Raises:
+        ValueError: factors do not arrive: a module around a layer keeps the layer's parameters
+            under another path, or layers that share a learnable give it different factors.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -40,18 +55,49 @@ def learnable_factors(model: nn.Module, rngs: Any, *example_inputs: Any, **kwarg
         >>> factors.l2
         {'bias': 0.0, 'weights': 1.0}
     """
-    layers: dict[str, GroupedConv2D] = {}
+    given: dict[str, Pair] = {}
+    normalizations: list[tuple[str, str]] = []
+    bridged = False
 
     def record(
         method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any
     ) -> Any:
-        if isinstance(context.module, GroupedConv2D):
-            layers["/".join(context.module.path)] = context.module
-        return method(*args, **kwargs)
+        nonlocal bridged
+        module = context.module
+        # Within a bridge, modules are called whose paths begin there.
+        if bridged or not module.is_initializing():
+            return method(*args, **kwargs)
+        if is_layer(module):
+            add(given, of_layer(module, join(module.path)))
+        bridged = isinstance(module, nnx.bridge.ToLinen)
+        try:
+            if bridged and context.method_name == "__call__":
+                add(given, below(join(module.path), of_to_linen(module)))
+            result = method(*args, **kwargs)
+        finally:
+            bridged = False
+        if isinstance(module, nn.WeightNorm):
+            layer = module.layer_instance
+            normalizations.append((join((*module.path, layer.name)), join(layer.path)))
+        return result
 
     with _trace_anew(object()), nn.intercept_methods(record):
-        variables = _shapes(model.init, rngs, *example_inputs, **kwargs)
-    return collect_factors(variables.get("params", {}), layers)
+        params = _shapes(model.init, rngs, *example_inputs, **kwargs).get("params", {})
+    check_arrival(params, given)
+    return collect_factors(params, given | _of_scales(params, given, normalizations))
+
+
+def _of_scales(
+    params: Any, given: Mapping[str, Pair], normalizations: Iterable[tuple[str, str]]
+) -> dict[str, Pair]:
+    """The factors of the scales in ``nn.WeightNorm``, which are those of what it normalizes."""
+    paths = by_path(params)
+    return {
+        f"{scales}{path.removeprefix(layer)}/scale": pair
+        for scales, layer in normalizations
+        for path, pair in given.items()
+        if path.startswith(layer) and f"{scales}{path.removeprefix(layer)}/scale" in paths
+    }
 
 
 def _shapes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -1,22 +1,25 @@
 """Gradient clipping by a threshold."""
 
 import math
+from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from grouped_conv_jax import _checks
 from grouped_conv_jax.optim import _arguments
-from grouped_conv_jax.optim._precision import at_least_float32
+from grouped_conv_jax.optim._arguments import Number
+from grouped_conv_jax.optim._precision import as_dtype_of, at_least_float32
 
 ThresholdMethod: TypeAlias = Literal["l2norm", "global-l2norm", "absolute-value"]
 
 
 def clip_by_threshold(
-    threshold: float, method: ThresholdMethod = "l2norm"
-) -> optax.GradientTransformation:
+    threshold: ArrayLike, method: ThresholdMethod = "l2norm"
+) -> optax.GradientTransformationExtraArgs:
     """Clips gradients that are strictly above a threshold.
 
     Args:
@@ -24,7 +27,7 @@ def clip_by_threshold(
         method: ``"l2norm"`` scales each learnable whose own L2 norm is above the threshold down to
             it; ``"global-l2norm"`` scales all learnables by one number where the norm of all
             together is above it; ``"absolute-value"`` replaces each element that is above it in
-            magnitude by the threshold, with the element's sign.
+            magnitude by the threshold, with the element's sign (the phase, where it is complex).
 
     Returns:
         A transformation. A gradient at or below the threshold passes unchanged, to the last bit; a
@@ -45,13 +48,13 @@ def clip_by_threshold(
     """
     threshold = _arguments.threshold("threshold", threshold)
     method = threshold_method("method", method)
-    if threshold == math.inf:
-        return optax.identity()
+    if isinstance(threshold, float) and threshold == math.inf:
+        return optax.with_extra_args_support(optax.identity())
     if method == "absolute-value":
-        return optax.clip(threshold)
+        return optax.with_extra_args_support(_each(lambda u: _clip_elements(u, threshold)))
     if method == "global-l2norm":
-        return at_least_float32(_clip_by_norm(threshold))
-    return at_least_float32(_each_learnable(_clip_by_norm(threshold)))
+        return at_least_float32(optax.stateless(lambda u, _: _clip_by_norm(u, threshold)))
+    return at_least_float32(_each(lambda u: _clip_by_norm(u, threshold)))
 
 
 def threshold_method(name: str, value: str) -> ThresholdMethod:
@@ -59,19 +62,22 @@ def threshold_method(name: str, value: str) -> ThresholdMethod:
     return _checks.word(name, value, get_args(ThresholdMethod))  # type: ignore[return-value]
 
 
-def _clip_by_norm(threshold: float) -> optax.GradientTransformation:
-    clip = optax.clip_by_global_norm(threshold)
-
-    def update(updates: optax.Updates, _: optax.Params | None) -> optax.Updates:
-        clipped, _ = clip.update(updates, optax.EmptyState())
-        # optax also divides by a norm that equals the threshold or is NaN.
-        above = optax.tree.norm(updates) > threshold
-        return jax.tree.map(lambda c, u: jnp.where(above, c, u), clipped, updates)
-
-    return optax.stateless(update)
+def _each(clip: Callable[[jax.Array], jax.Array]) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))
 
 
-def _each_learnable(clip: optax.GradientTransformation) -> optax.GradientTransformation:
-    return optax.stateless(
-        lambda updates, _: jax.tree.map(lambda u: clip.update(u, optax.EmptyState())[0], updates)
-    )
+def _clip_elements(update: jax.Array, threshold: Number) -> jax.Array:
+    magnitude = jnp.abs(update)
+    above = magnitude > as_dtype_of(magnitude, threshold)
+    return jnp.where(above, as_dtype_of(update, threshold) * jnp.sign(update), update)
+
+
+def _clip_by_norm(updates: optax.Updates, threshold: Number) -> optax.Updates:
+    norm = optax.tree.norm(updates)
+    above = norm > as_dtype_of(norm, threshold)
+
+    def clip(update: jax.Array) -> jax.Array:
+        clipped = update / norm.astype(update.dtype) * as_dtype_of(update, threshold)
+        return jnp.where(above, clipped, update)
+
+    return jax.tree.map(clip, updates)

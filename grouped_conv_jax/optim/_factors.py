@@ -1,5 +1,6 @@
 """Learning-rate and L2 factors: a number for each learnable, and the masks that carry them."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -7,6 +8,7 @@ import flax.linen as nn
 import jax
 import optax
 from flax import nnx
+from jax.typing import ArrayLike
 
 from grouped_conv_jax.optim import _arguments
 
@@ -31,13 +33,20 @@ class Factors(NamedTuple):
 
 
 def set_factor(
-    factors: Factors, path: str, *, learn_rate: float | None = None, l2: float | None = None
+    factors: Factors,
+    path: str,
+    *,
+    learn_rate: ArrayLike | None = None,
+    l2: ArrayLike | None = None,
 ) -> Factors:
-    """Changes the factors of one learnable.
+    """Changes the factors of a learnable, of a layer, or of all that a pattern matches.
 
     Args:
         factors: the factors to start from; they are left as they are.
-        path: the names from the root to the learnable, joined by ``/``.
+        path: the names from the root to a learnable or to a layer, joined by ``/``. A layer means
+            all learnables below it. ``*`` stands for any characters of one name, and ``**`` for any
+            number of names: ``"body/**"`` is everything below ``body``, and ``"**/bias"``
+            everything called ``bias``.
         learn_rate: the new learning-rate factor; ``None`` keeps the old one.
         l2: the new L2 factor; ``None`` keeps the old one.
 
@@ -45,7 +54,7 @@ def set_factor(
         New factors.
 
     Raises:
-        KeyError: there is no learnable at ``path``; the message names those that there are.
+        KeyError: ``path`` matches no learnable; the message names those that there are.
         TypeError: a factor is not a real number.
         ValueError: a factor is negative or not finite, or none is given.
 
@@ -54,6 +63,8 @@ def set_factor(
         >>> factors = Factors(learn_rate={"conv": {"weights": 1.0}}, l2={"conv": {"weights": 1.0}})
         >>> set_factor(factors, "conv/weights", learn_rate=0.1)
         Factors(learn_rate={'conv': {'weights': 0.1}}, l2={'conv': {'weights': 1.0}})
+        >>> set_factor(factors, "conv/**", learn_rate=0.0).learn_rate
+        {'conv': {'weights': 0.0}}
     """
     _check_kind(factors)
     if learn_rate is None and l2 is None:
@@ -64,49 +75,32 @@ def set_factor(
     )
 
 
-def _replace(tree: Any, path: str, name: str, value: float | None) -> Any:
+def _replace(tree: Any, path: str, name: str, value: ArrayLike | None) -> Any:
     paths = by_path(tree)
-    if path not in paths:
+    matched = set(filter(_matcher(path), paths))
+    if not matched:
         raise KeyError(f"no learnable at {path!r}; there are {', '.join(map(repr, paths))}")
     if value is None:
         return tree
-    new = _arguments.nonnegative(name, value)
-    return _map_by_path(lambda here, old: new if here == path else old, tree)
+    new = _arguments.factor(name, value)
+    return map_by_path(lambda here, old: new if here in matched else old, tree)
 
 
-def collect_factors(params: Any, layers: Mapping[str, Any]) -> Factors:
-    """Builds the factors of a model from the attributes of its grouped convolutions.
-
-    Args:
-        params: the parameters, or their shapes; only the structure counts.
-        layers: every grouped convolution by its path.
-
-    Returns:
-        The layers' own factors. The learnables of other layers have learning-rate factor 1 and
-        L2 factor 1, or 0 where the leaf is named ``bias``.
-    """
-    given: dict[str, tuple[float, float]] = {}
-    for path, layer in layers.items():
-        parent = f"{path}/" if path else ""
-        weight = layer.weight_learn_rate_factor, layer.weight_l2_factor
-        bias = layer.bias_learn_rate_factor, layer.bias_l2_factor
-        given |= {f"{parent}weights": weight, f"{parent}bias": bias}
-
-    def factor(which: int, path: str) -> float:
-        default = 1.0, 0.0 if path.rpartition("/")[-1] == "bias" else 1.0
-        return float(given.get(path, default)[which])
-
-    return Factors(
-        learn_rate=_map_by_path(lambda path, _: factor(0, path), params),
-        l2=_map_by_path(lambda path, _: factor(1, path), params),
-    )
+def _matcher(pattern: str) -> Callable[[str], Any]:
+    """Whether a path is what ``pattern`` says, or lies below it."""
+    if not isinstance(pattern, str):
+        raise TypeError(f"path must be a string, got {pattern!r}")
+    parts = {"**/": "(?:.+/)?", "**": ".+", "*": "[^/]*"}
+    pieces = re.split(r"((?<![^/])\*\*/|(?<![^/])\*\*\Z|\*)", pattern)
+    expression = "".join(parts.get(piece) or re.escape(piece) for piece in pieces)
+    return re.compile(f"{expression}(?:/.*)?", re.DOTALL).fullmatch
 
 
 def for_each_factor(
     factors: Factors | None,
     field: Literal["learn_rate", "l2"],
     transformation: Callable[[float], optax.GradientTransformation],
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Applies to each learnable the transformation for its factor.
 
     There is one mask for each distinct factor. Which learnables it selects is settled here, by
@@ -125,7 +119,7 @@ def for_each_factor(
             and ``update`` where the factors do not have the structure of the parameters.
     """
     if factors is None:
-        return transformation(1.0)
+        return optax.with_extra_args_support(transformation(1.0))
     factor_at = factors_by_path(factors, field)
 
     def mask(factor: float) -> Callable[[Any], Any]:
@@ -133,7 +127,8 @@ def for_each_factor(
 
         def lay_out(tree: Any) -> Any:
             check_structure(f"factors.{field}", selected, by_path(tree))
-            return _map_by_path(lambda path, _: selected[path], tree)
+            # A masked layer is a leaf for which there is no factor.
+            return map_by_path(lambda path, _: selected.get(path, False), tree)
 
         return lay_out
 
@@ -146,7 +141,7 @@ def factors_by_path(factors: Factors, field: Literal["learn_rate", "l2"]) -> dic
     """Lists the factors in one field, checked, by the paths of their learnables."""
     _check_kind(factors)
     return {
-        path: _arguments.nonnegative(f"factors.{field} at {path!r}", factor)
+        path: _arguments.factor(f"factors.{field} at {path!r}", factor)
         for path, factor in by_path(getattr(factors, field)).items()
     }
 
@@ -160,13 +155,18 @@ def _check_kind(factors: Any) -> None:
 
 
 def check_structure(name: str, factors: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Raises ``ValueError`` unless the factors called ``name`` have the paths of the parameters."""
+    """Raises ``ValueError`` unless the factors called ``name`` have the paths of the parameters.
+
+    Where ``optax.masked`` has left one node of a layer, there may be factors of all its learnables.
+    """
+    missing, extra = params.keys() - factors.keys(), factors.keys() - params.keys()
+    masked = {path for path in missing if isinstance(params[path], optax.MaskedNode)}
+    below = {layer: {path for path in extra if _is_below(path, layer)} for layer in masked}
+    missing -= {layer for layer, paths in below.items() if paths}
+    extra = extra.difference(*below.values())
     differences = [
         f"{what} {', '.join(map(repr, sorted(paths)))}"
-        for what, paths in (
-            ("missing", params.keys() - factors.keys()),
-            ("extra", factors.keys() - params.keys()),
-        )
+        for what, paths in (("missing", missing), ("extra", extra))
         if paths
     ]
     if differences:
@@ -175,13 +175,18 @@ def check_structure(name: str, factors: Mapping[str, Any], params: Mapping[str, 
         )
 
 
+def _is_below(path: str, layer: str) -> bool:
+    return not layer or path.startswith(f"{layer}/")
+
+
 def by_path(tree: Any) -> dict[str, Any]:
     """Lists what the learnables of a tree hold, by their paths."""
     leaves = jax.tree.leaves_with_path(tree, is_leaf=_is_learnable)
     return {_join(path): leaf for path, leaf in leaves}
 
 
-def _map_by_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
+def map_by_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    """Replaces what the learnables of a tree hold by ``function`` of path and learnable."""
     return jax.tree.map_with_path(
         lambda path, leaf: function(_join(path), leaf), tree, is_leaf=_is_learnable
     )

@@ -1,4 +1,4 @@
-"""Arithmetic in no less than float32."""
+"""Dtypes of the arithmetic: no less than float32, whatever the dtype of a traced number."""
 
 from typing import Any
 
@@ -6,28 +6,50 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from grouped_conv_jax.optim._arguments import Number
+
 
 def at_least_float32(
     transformation: optax.GradientTransformation,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Runs a transformation in float32 where parameters have 16 bits, and rounds its updates back.
 
     In 16 bits the square of a gradient overflows (float16) and 0.999 is 1 (bfloat16).
     """
+    inner = optax.with_extra_args_support(transformation)
 
     def init(params: optax.Params) -> optax.OptState:
-        return transformation.init(widen(params))
+        return inner.init(widen(params))
 
     def update(
-        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         wide = None if params is None else widen(params)
-        new, state = transformation.update(widen(updates), state, wide)
-        return jax.tree.map(lambda n, u: n.astype(u.dtype), new, updates), state
+        new, state = inner.update(widen(updates), state, wide, **extra_args)
+        return jax.tree.map(lambda n, u: n.astype(jnp.result_type(u)), new, updates), state
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def widen(tree: Any) -> Any:
-    """Casts leaves of fewer than 32 bits to float32."""
-    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, tree)
+    """Casts floats of fewer than 32 bits to float32, and makes arrays of Python numbers."""
+    return jax.tree.map(_widen, tree)
+
+
+def _widen(leaf: Any) -> jax.Array:
+    array = jnp.asarray(leaf)
+    narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
+    return array.astype(jnp.float32) if narrow else array
+
+
+def as_dtype_of(array: jax.Array, number: Number) -> Number:
+    """Casts a traced number, so that it promotes ``array`` no more than a Python float does."""
+    return number.astype(array.dtype) if isinstance(number, jax.Array) else number
+
+
+def squared_magnitude(array: jax.Array) -> jax.Array:
+    """Computes ``|x|^2``, which is real for complex ``x``."""
+    return jnp.real(jnp.conj(array) * array)

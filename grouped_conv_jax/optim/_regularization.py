@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from grouped_conv_jax.optim import _arguments
+from grouped_conv_jax.optim._arguments import Number
 from grouped_conv_jax.optim._factors import (
     Factors,
     by_path,
@@ -15,16 +17,17 @@ from grouped_conv_jax.optim._factors import (
     factors_by_path,
     for_each_factor,
 )
-from grouped_conv_jax.optim._precision import widen
+from grouped_conv_jax.optim._precision import as_dtype_of, squared_magnitude, widen
 
 
 def add_l2_regularization(
-    l2: float, factors: Factors | None = None
-) -> optax.GradientTransformation:
+    l2: ArrayLike, factors: Factors | None = None
+) -> optax.GradientTransformationExtraArgs:
     """Adds ``l2 * factor * w`` to each gradient.
 
     The regularization is coupled: it enters the clipping and the moments of what follows, unlike
-    the decay in ``optax.adamw``. It is the gradient of :func:`l2_loss`.
+    the decay in ``optax.adamw``. It is the gradient of :func:`l2_loss`; for complex parameters, its
+    conjugate, since optax takes gradients in the direction of ascent.
 
     Args:
         l2: the regularization; nonnegative.
@@ -49,15 +52,34 @@ def add_l2_regularization(
         [11.0, 8.0]
     """
     l2 = _arguments.nonnegative("l2", l2)
-    # Nothing to add is left out whole: zero times an infinite weight would be NaN.
     return for_each_factor(
-        factors,
-        "l2",
-        lambda factor: optax.add_decayed_weights(l2 * factor) if l2 * factor else optax.identity(),
+        factors, "l2", lambda factor: optax.identity() if _is_off(l2, factor) else _add(l2, factor)
     )
 
 
-def l2_loss(params: optax.Params, l2: float, factors: Factors | None = None) -> jax.Array:
+def _is_off(l2: Number, factor: float) -> bool:
+    """Whether there is nothing to add, which is left out: zero times infinity would be NaN."""
+    return factor == 0 or (isinstance(l2, float) and l2 == 0)
+
+
+def _where_on(l2: Number, term: jax.Array) -> jax.Array:
+    """The same for a traced ``l2``."""
+    return term if isinstance(l2, float) else jnp.where(l2 == 0, jnp.zeros_like(term), term)
+
+
+def _add(l2: Number, factor: float) -> optax.GradientTransformation:
+    def add(update: jax.Array, w: jax.Array) -> jax.Array:
+        return update + _where_on(l2, as_dtype_of(w, l2) * factor * w)
+
+    def transform(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        if params is None:
+            raise ValueError("params must be given to update for L2 regularization, got None")
+        return jax.tree.map(add, updates, params)
+
+    return optax.stateless(transform)
+
+
+def l2_loss(params: optax.Params, l2: ArrayLike, factors: Factors | None = None) -> jax.Array:
     """Sums ``1/2 * l2 * factor * ||w||^2`` over the learnables.
 
     Args:
@@ -86,10 +108,15 @@ def l2_loss(params: optax.Params, l2: float, factors: Factors | None = None) -> 
         factor_at = factors_by_path(factors, "l2")
         check_structure("factors.l2", factor_at, learnables)
     terms = [
-        0.5 * l2 * factor_at[path] * jnp.sum(jnp.square(array))
+        _half_square(l2, factor_at[path], array)
         for path, learnable in learnables.items()
-        if l2 * factor_at[path]
+        if not _is_off(l2, factor_at[path])
         for array in jax.tree.leaves(widen(learnable))
     ]
     dtype = functools.reduce(np.promote_types, (t.dtype for t in terms), np.dtype(np.float32))
     return sum((t.astype(dtype) for t in terms), start=jnp.zeros((), dtype))
+
+
+def _half_square(l2: Number, factor: float, array: jax.Array) -> jax.Array:
+    square = jnp.sum(squared_magnitude(array))
+    return _where_on(l2, 0.5 * as_dtype_of(square, l2) * factor * square)

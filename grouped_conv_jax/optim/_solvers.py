@@ -9,15 +9,24 @@ import math
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from grouped_conv_jax.optim import _arguments
 from grouped_conv_jax.optim._clipping import ThresholdMethod, clip_by_threshold, threshold_method
 from grouped_conv_jax.optim._factors import Factors, for_each_factor
 from grouped_conv_jax.optim._precision import at_least_float32
 from grouped_conv_jax.optim._regularization import add_l2_regularization
+from grouped_conv_jax.optim._rules import (
+    accumulate,
+    scale_by_adam,
+    scale_by_learning_rate,
+    scale_by_rms,
+)
 
 
-def scale_by_learn_rate_factors(factors: Factors | None = None) -> optax.GradientTransformation:
+def scale_by_learn_rate_factors(
+    factors: Factors | None = None,
+) -> optax.GradientTransformationExtraArgs:
     """Multiplies the update of each learnable by its learning-rate factor.
 
     Args:
@@ -50,13 +59,13 @@ def scale_by_learn_rate_factors(factors: Factors | None = None) -> optax.Gradien
 
 def sgdm(
     learning_rate: optax.ScalarOrSchedule = 0.01,
-    momentum: float = 0.9,
+    momentum: ArrayLike = 0.9,
     *,
-    l2_regularization: float = 1e-4,
-    gradient_threshold: float = math.inf,
+    l2_regularization: ArrayLike = 1e-4,
+    gradient_threshold: ArrayLike = math.inf,
     gradient_threshold_method: ThresholdMethod = "l2norm",
     factors: Factors | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Stochastic gradient descent with momentum.
 
     ``v <- momentum * v - learning_rate * factor * g`` and ``w <- w + v``: the rate is inside the
@@ -100,23 +109,23 @@ def sgdm(
         optax.chain(
             _prepare(l2_regularization, gradient_threshold, gradient_threshold_method, factors),
             scale_by_learn_rate_factors(factors),
-            optax.scale_by_learning_rate(learning_rate),
-            optax.trace(momentum),
+            scale_by_learning_rate(learning_rate),
+            accumulate(momentum),
         )
     )
 
 
 def adam(
     learning_rate: optax.ScalarOrSchedule = 0.001,
-    gradient_decay_factor: float = 0.9,
-    squared_gradient_decay_factor: float = 0.999,
-    epsilon: float = 1e-8,
+    gradient_decay_factor: ArrayLike = 0.9,
+    squared_gradient_decay_factor: ArrayLike = 0.999,
+    epsilon: ArrayLike = 1e-8,
     *,
-    l2_regularization: float = 1e-4,
-    gradient_threshold: float = math.inf,
+    l2_regularization: ArrayLike = 1e-4,
+    gradient_threshold: ArrayLike = math.inf,
     gradient_threshold_method: ThresholdMethod = "l2norm",
     factors: Factors | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Adam.
 
     In step ``t`` the update is ``-learning_rate * factor * sqrt(1 - b2^t) / (1 - b1^t) *
@@ -160,23 +169,23 @@ def adam(
     return at_least_float32(
         optax.chain(
             _prepare(l2_regularization, gradient_threshold, gradient_threshold_method, factors),
-            _scale_by_adam(b1, b2, epsilon),
+            scale_by_adam(b1, b2, epsilon),
             scale_by_learn_rate_factors(factors),
-            optax.scale_by_learning_rate(learning_rate),
+            scale_by_learning_rate(learning_rate),
         )
     )
 
 
 def rmsprop(
     learning_rate: optax.ScalarOrSchedule = 0.001,
-    squared_gradient_decay_factor: float = 0.9,
-    epsilon: float = 1e-8,
+    squared_gradient_decay_factor: ArrayLike = 0.9,
+    epsilon: ArrayLike = 1e-8,
     *,
-    l2_regularization: float = 1e-4,
-    gradient_threshold: float = math.inf,
+    l2_regularization: ArrayLike = 1e-4,
+    gradient_threshold: ArrayLike = math.inf,
     gradient_threshold_method: ThresholdMethod = "l2norm",
     factors: Factors | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """RMSProp.
 
     The update is ``-learning_rate * factor * g / (sqrt(v) + epsilon)``, with the moving average
@@ -215,16 +224,16 @@ def rmsprop(
     return at_least_float32(
         optax.chain(
             _prepare(l2_regularization, gradient_threshold, gradient_threshold_method, factors),
-            optax.scale_by_rms(decay, epsilon, eps_in_sqrt=False),
+            scale_by_rms(decay, epsilon),
             scale_by_learn_rate_factors(factors),
-            optax.scale_by_learning_rate(learning_rate),
+            scale_by_learning_rate(learning_rate),
         )
     )
 
 
 def _prepare(
-    l2_regularization: float,
-    gradient_threshold: float,
+    l2_regularization: ArrayLike,
+    gradient_threshold: ArrayLike,
     gradient_threshold_method: ThresholdMethod,
     factors: Factors | None,
 ) -> optax.GradientTransformation:
@@ -251,32 +260,3 @@ def _drop_nonfinite_where_frozen(factors: Factors | None) -> optax.GradientTrans
     return for_each_factor(
         factors, "learn_rate", lambda factor: optax.identity() if factor else drop
     )
-
-
-def _scale_by_adam(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
-    def init(params: optax.Params) -> optax.ScaleByAdamState:
-        return optax.ScaleByAdamState(
-            count=jnp.zeros((), jnp.int32),
-            mu=optax.tree.zeros_like(params),
-            nu=optax.tree.zeros_like(params),
-        )
-
-    def update(
-        updates: optax.Updates, state: optax.ScaleByAdamState, _: optax.Params | None = None
-    ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
-        count = optax.safe_increment(state.count)
-        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
-        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
-        scale = jnp.sqrt(_one_minus_power(b2, count)) / _one_minus_power(b1, count)
-        updates = jax.tree.map(
-            lambda m, v: scale.astype(m.dtype) * m / (jnp.sqrt(v) + epsilon), mu, nu
-        )
-        return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
-
-    return optax.GradientTransformation(init, update)
-
-
-def _one_minus_power(decay: float, count: jax.Array) -> jax.Array:
-    """Computes ``1 - decay^count``, without the cancellation: 1 - 0.999 in float32 is 5e-5 off."""
-    log_decay = math.log(decay) if decay else -math.inf
-    return -jnp.expm1(log_decay * count.astype(float))

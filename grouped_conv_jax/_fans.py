@@ -1,0 +1,88 @@
+"""Finds initializers of JAX that would count fans on the wrong axes of grouped weights.
+
+``jax.nn.initializers.variance_scaling`` and what it builds, ``he_normal()`` and its like, take the
+last two axes for inputs and outputs unless told otherwise. In grouped weights those are filters and
+groups.
+"""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def _code(function: Any) -> types.CodeType | None:
+    return getattr(function, "__code__", None)
+
+
+# What variance_scaling returns is a closure: one code object, whose free variables are named like
+# the public arguments. Tried with JAX 0.10.0 and 0.12.0.1; tests/test_initializers_fans.py fails
+# with a version that does otherwise.
+_VARIANCE_SCALING = _code(jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal"))
+
+
+def check_fans(name: str, initializer: Callable[..., Any], spatial_axes: int) -> None:
+    """Raises ``ValueError`` where the argument ``name`` got an initializer with other fans.
+
+    Args:
+        name: ``"weights_initializer"``, or ``"bias_initializer"``, for which there are no fans.
+        initializer: any callable; those that do not come from ``variance_scaling`` pass.
+        spatial_axes: how many axes of the weights are in front of the channels.
+    """
+    found = _unwrap(initializer)
+    if not inspect.isfunction(found) or found.__code__ is not _VARIANCE_SCALING:
+        return
+    if name == "bias_initializer":
+        raise ValueError(
+            f"{name} must not scale by fans, which a bias does not have, got an initializer of "
+            "jax.nn.initializers.variance_scaling"
+        )
+    given = inspect.getclosurevars(found).nonlocals
+    names = ("in_axis", "out_axis", "batch_axis")
+    inputs, outputs, batch = (_positions(given[axis], spatial_axes + 3) for axis in names)
+    channels, filters, groups = range(spatial_axes, spatial_axes + 3)
+    if channels in inputs and filters in outputs and groups in inputs | outputs | batch:
+        return
+    raise ValueError(
+        f"{name} must count fans on the axes of grouped weights, (..., channels per group, filters "
+        "per group, groups): in_axis=-3, out_axis=-2, batch_axis=-1; got an initializer of "
+        "jax.nn.initializers.variance_scaling with "
+        + ", ".join(f"{axis}={given[axis]!r}" for axis in names)
+    )
+
+
+def _unwrap(initializer: Any) -> Any:
+    """Looks through what returns the same values: partials, jit, and Flax's boxes of metadata."""
+    while True:
+        if isinstance(initializer, functools.partial):
+            initializer = initializer.func
+        elif hasattr(initializer, "__wrapped__") and (
+            isinstance(initializer, jax.stages.Wrapped) or _code(initializer) in _boxes()
+        ):
+            initializer = initializer.__wrapped__
+        else:
+            return initializer
+
+
+@functools.cache
+def _boxes() -> frozenset[types.CodeType | None]:
+    # Only layers of Flax check initializers, so nobody else waits for these imports.
+    import flax.linen as nn
+    from flax import nnx
+
+    zeros = jax.nn.initializers.zeros
+    return frozenset(
+        _code(wrapped)
+        for wrapped in (
+            nn.with_partitioning(zeros, ()),
+            nn.with_logical_partitioning(zeros, ()),
+            nnx.with_metadata(zeros),
+        )
+    )
+
+
+def _positions(axes: Any, ndim: int) -> set[int]:
+    return {axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes)}
