@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from grouped_conv_jax.linen._grouped_conv import GroupedConv2D
-from grouped_conv_jax.optim._factors import Factors, collect_factors
+from grouped_conv_jax.optim._factors import Factors, collect_factors, has_factors
 
 # A module under nn.jit that was traced before would come from JAX's cache, and no call be seen. A
 # new value here makes JAX trace it again.
@@ -40,12 +40,12 @@ def learnable_factors(model: nn.Module, rngs: Any, *example_inputs: Any, **kwarg
         >>> factors.l2
         {'bias': 0.0, 'weights': 1.0}
     """
-    layers: dict[str, GroupedConv2D] = {}
+    layers: dict[str, nn.Module] = {}
 
     def record(
         method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any
     ) -> Any:
-        if isinstance(context.module, GroupedConv2D):
+        if isinstance(context.module, GroupedConv2D) or has_factors(context.module):
             layers["/".join(context.module.path)] = context.module
         return method(*args, **kwargs)
 

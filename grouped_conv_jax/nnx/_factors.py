@@ -5,7 +5,7 @@ from typing import Any
 from flax import nnx
 
 from grouped_conv_jax.nnx._grouped_conv import GroupedConv2D
-from grouped_conv_jax.optim._factors import Factors, collect_factors
+from grouped_conv_jax.optim._factors import Factors, collect_factors, has_factors
 
 
 def learnable_factors(model: Any) -> Factors:
@@ -34,6 +34,6 @@ def learnable_factors(model: Any) -> Factors:
     layers = {
         "/".join(map(str, path)): module
         for path, module in nnx.iter_modules(model)
-        if isinstance(module, GroupedConv2D)
+        if isinstance(module, GroupedConv2D) or has_factors(module)
     }
     return collect_factors(nnx.state(model, nnx.Param), layers)

@@ -1,6 +1,6 @@
 """Learning-rate and L2 factors: a number for each learnable, and the masks that carry them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -88,9 +88,7 @@ def collect_factors(params: Any, layers: Mapping[str, Any]) -> Factors:
     given: dict[str, tuple[float, float]] = {}
     for path, layer in layers.items():
         parent = f"{path}/" if path else ""
-        weight = layer.weight_learn_rate_factor, layer.weight_l2_factor
-        bias = layer.bias_learn_rate_factor, layer.bias_l2_factor
-        given |= {f"{parent}weights": weight, f"{parent}bias": bias}
+        given |= {f"{parent}{name}": (rate, l2) for name, rate, l2 in _own_factors(layer)}
 
     def factor(which: int, path: str) -> float:
         default = 1.0, 0.0 if path.rpartition("/")[-1] == "bias" else 1.0
@@ -99,6 +97,24 @@ def collect_factors(params: Any, layers: Mapping[str, Any]) -> Factors:
     return Factors(
         learn_rate=_map_by_path(lambda path, _: factor(0, path), params),
         l2=_map_by_path(lambda path, _: factor(1, path), params),
+    )
+
+
+def has_factors(module: Any) -> bool:
+    """Whether a module that is no grouped convolution tells the factors of its learnables.
+
+    It does so in an attribute ``factors_of_learnables``: the name, the learning-rate factor and the
+    L2 factor of each.
+    """
+    return hasattr(module, "factors_of_learnables")
+
+
+def _own_factors(layer: Any) -> Iterable[tuple[str, float, float]]:
+    if has_factors(layer):
+        return layer.factors_of_learnables
+    return (
+        ("weights", layer.weight_learn_rate_factor, layer.weight_l2_factor),
+        ("bias", layer.bias_learn_rate_factor, layer.bias_l2_factor),
     )
 
 
