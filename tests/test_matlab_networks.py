@@ -102,7 +102,7 @@ def test_layers_are_copied():
         (
             lambda: layers(imageInputLayer([2, 2, 1], Name="train")).to_nnx(rngs=nnx.Rngs(0)),
             ValueError,
-            "Name must not be an attribute of nnx.Module, got 'train'",
+            "Name must not be that of an attribute, got 'train'",
         ),
         (lambda: small().to_linen("BSC"), ValueError, "data_format must hold 'B' and 'C' once"),
         (lambda: analyze(3), TypeError, "layers[0] must be a layer, got 3"),

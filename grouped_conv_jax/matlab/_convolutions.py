@@ -20,7 +20,7 @@ class _Convolution(Window):
 
     FilterSize = Property("(height, width) of the filters, in pixels.", whole)
     DilationFactor = Property("Distance between filter taps, in pixels.", whole, (1, 1))
-    PaddingValue = Property("A number, or a word for how the image goes on.", default=0)
+    PaddingValue = Property("A number, or a word for how the image continues.", default=0)
     WeightsInitializer = Property("A word, or a function of the size.", default="glorot")
     BiasInitializer = Property("A word, or a function of the size.", default="zeros")
     WeightLearnRateFactor = Property("Factor of the learning rate.", default=1.0)

@@ -1,7 +1,7 @@
 """Objects with MATLAB's properties.
 
-A class lists its properties once, as `Property` attributes. From this table follow the arguments of
-its constructor and their order, the checks, the defaults, and the display.
+A class lists its properties once, as `Property` attributes. This table determines the constructor's
+arguments and their order, the checks, the defaults and the display.
 """
 
 import inspect
@@ -109,7 +109,7 @@ class Described:
         self._set({name: self._table[name].check(name, value) for name, value in given.items()})
 
     def _resolve(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Checks what hangs together, and adds what follows."""
+        """Checks the values against each other, and adds those that follow from them."""
         return values
 
     def _set(self, changes: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Linen modules for layers that Flax has not as MATLAB has them, and for whole networks."""
+"""Linen modules for layers that differ from Flax's, and for whole networks."""
 
 from typing import Any, TypeAlias
 

@@ -18,9 +18,9 @@ from grouped_conv_jax.matlab._trained_network import TrainedNetwork
 def load_network(path: str | os.PathLike[str], network: Any, *, name: str = "layers") -> LayerArray:
     """Reads the weights of a whole network from a MATLAB file of version 5, 6, 7 or 7.3.
 
-    The file holds a struct array with an element for each layer: its ``Name``, and what it has of
-    ``Weights``, ``Bias``, ``Offset``, ``Scale``, ``TrainedMean``, ``TrainedVariance``, ``Mean``,
-    ``StandardDeviation``, ``Min`` and ``Max``; empty arrays count as none. MATLAB writes it so::
+    The file holds a struct array with an element for each layer: its ``Name``, and whichever it has
+    of ``Weights``, ``Bias``, ``Offset``, ``Scale``, ``TrainedMean``, ``TrainedVariance``, ``Mean``,
+    ``StandardDeviation``, ``Min`` and ``Max``; empty arrays count as absent. MATLAB writes it by::
 
         layers = struct('Name', {net.Layers.Name});
         for p = {'Weights','Bias','Offset','Scale','TrainedMean','TrainedVariance','Mean'}
@@ -43,6 +43,19 @@ def load_network(path: str | os.PathLike[str], network: Any, *, name: str = "lay
         TypeError: ``path`` is no path, or ``network`` no network.
         ValueError: the file is none of MATLAB's, is truncated or damaged, or does not fit: a layer
             is missing on one side, lacks learnables, or has them in other sizes.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import numpy as np, scipy.io
+        >>> from grouped_conv_jax.matlab import *
+        >>> saved = {"Name": "fc", "Weights": np.ones((3, 8)), "Bias": np.zeros((3, 1))}
+        >>> network = layers(imageInputLayer([2, 2, 2]), fullyConnectedLayer(3))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "network.mat")
+        ...     scipy.io.savemat(path, {"layers": saved})
+        ...     network = load_network(path, network)
+        >>> network[1].Weights.shape
+        (3, 8)
     """
     array = LayerArray(network) if isinstance(network, LayerArray) else layers(network)
     expected = {

@@ -1,4 +1,4 @@
-"""NNX modules for layers that Flax has not as MATLAB has them, and for whole networks."""
+"""NNX modules for layers that differ from Flax's, and for whole networks."""
 
 from typing import Any, TypeAlias
 
@@ -77,7 +77,7 @@ class Network(nnx.Module):
         self.num_before_softmax = len(_passes.before_softmax(layers))
         for layer, size in zip(layers, sizes, strict=True):
             if hasattr(self, layer.Name):
-                raise ValueError(f"Name must not be an attribute of nnx.Module, got {layer.Name!r}")
+                raise ValueError(f"Name must not be that of an attribute, got {layer.Name!r}")
             setattr(self, layer.Name, layer._nnx(size, rngs))
 
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What the layers other than convolutions compute, purely; batches are ``(B, H, W, C)``."""
+"""The operations of the layers other than convolutions, as pure functions."""
 
 import dataclasses
 import math
@@ -44,7 +44,7 @@ def normalize(
     statistics = {name: array[jnp.newaxis] for name, array in statistics.items()}
     if "Min" in statistics:
         low, high = statistics["Min"], statistics["Max"]
-        # A constant pixel carries nothing, and becomes the lower end.
+        # Constant pixels become the lower end.
         rescaled = (images - low) / jnp.where(high == low, 1, high - low)
         return 2 * rescaled - 1 if normalization == "rescale-symmetric" else rescaled
     centered = images - statistics["Mean"]

@@ -36,7 +36,7 @@ def in_layer(name: str) -> Iterator[None]:
 
 
 def before_softmax(layers: Sequence[Layer]) -> Sequence[Layer]:
-    """The layers without the output layer and the softmax, where they end with these."""
+    """The layers without a softmax and an output layer at their end."""
     end = len(layers)
     for kind in (ClassificationOutputLayer, SoftmaxLayer):
         end -= end > 0 and isinstance(layers[end - 1], kind)

@@ -18,7 +18,7 @@ class _Pooling(Window):
 
     _positional = ("PoolSize",)
     _arguments: ClassVar[Mapping[str, str]] = {**Window._arguments, "PoolSize": "filter_size"}
-    # A pool is a filter that each channel has for itself.
+    # A pool has the geometry of a channel-wise filter.
     _fixed: ClassVar[Mapping[str, Any]] = {
         "num_filters_per_group": 1,
         "num_groups": "channel-wise",
@@ -94,7 +94,7 @@ class AveragePooling2DLayer(_Pooling):
         poolSize: height and width of the regions in pixels, or one number for both.
         *pairs: properties as ``'Name', value`` pairs.
         **properties: ``Stride``, ``Padding`` and ``Name`` as of `maxPooling2dLayer`, and
-            ``PaddingValue``: 0 counts the padding as zeros, ``'mean'`` leaves it out.
+            ``PaddingValue``: 0 counts the padding as zeros, ``'mean'`` excludes it.
 
     Raises:
         TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.

@@ -46,10 +46,10 @@ class Progress:
                 f" {epoch:>7} ",
                 f" {iteration:>11} ",
                 f" {elapsed:>14} ",
-                _cell(row["TrainingAccuracy"], ".2f", "%"),
-                _cell(row["ValidationAccuracy"], ".2f", "%"),
-                _cell(row["TrainingLoss"], ".4f"),
-                _cell(row["ValidationLoss"], ".4f"),
+                f" {row['TrainingAccuracy']:>11.2f}% ",
+                _validated(row["ValidationAccuracy"], ".2f", "%"),
+                f" {row['TrainingLoss']:>12.4f} ",
+                _validated(row["ValidationLoss"], ".4f"),
                 f" {_display.number(row['BaseLearnRate']):>15} ",
             )
         )
@@ -74,5 +74,6 @@ class Progress:
             print(line, flush=True)
 
 
-def _cell(value: float, spec: str, unit: str = "") -> str:
+def _validated(value: float, spec: str, unit: str = "") -> str:
+    """The cell of a number, or of none where nothing was validated."""
     return " " * 14 if math.isnan(value) else f" {format(value, spec) + unit:>12} "

@@ -46,6 +46,12 @@ class GlobalAveragePooling2DLayer(Layer):
     Args:
         *pairs: properties as ``'Name', value`` pairs.
         **properties: ``Name``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from grouped_conv_jax.matlab import globalAveragePooling2dLayer
+        >>> globalAveragePooling2dLayer().to_linen()(jnp.ones((2, 7, 7, 16))).shape
+        (2, 1, 1, 16)
     """
 
     _default_name = "gapool"
@@ -107,13 +113,19 @@ class DropoutLayer(Layer):
 
 
 class SoftmaxLayer(Layer):
-    """Makes probabilities of the activations: positive, and their sum over the channels is one.
+    """Normalizes the activations to probabilities, which sum to one over the channels.
 
     `softmaxLayer` is another name of this class.
 
     Args:
         *pairs: properties as ``'Name', value`` pairs.
         **properties: ``Name``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from grouped_conv_jax.matlab import softmaxLayer
+        >>> softmaxLayer(Name="s").to_linen()(jnp.zeros((1, 4))).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
     """
 
     _default_name = "softmax"

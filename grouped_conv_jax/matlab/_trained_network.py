@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from grouped_conv_jax import _checks
-from grouped_conv_jax.matlab import _images, _linen_modules
+from grouped_conv_jax.matlab import _images, _linen_modules, _values
 from grouped_conv_jax.matlab._layer_array import LayerArray
 
 
@@ -18,12 +17,12 @@ class TrainedNetwork:
     """A network that `trainNetwork` returns.
 
     Attributes:
-        Layers: its layers with their learnables, statistics and classes; a network of its own,
-            which can be trained further, or taken apart and put together with others by `layers`.
+        Layers: its layers with their learnables, statistics and classes. They can be trained
+            further, or combined with others by `layers`.
         Classes: the labels, in the order of the scores.
         module: the Linen module.
         variables: its variables, ``params`` and ``batch_stats``.
-        info: the course of the training, one number an iteration: ``TrainingLoss``,
+        info: the history of the training, one number per iteration: ``TrainingLoss``,
             ``TrainingAccuracy`` (in percent), ``ValidationLoss``, ``ValidationAccuracy`` (NaN where
             nothing was validated) and ``BaseLearnRate``.
     """
@@ -65,10 +64,22 @@ def predict(
     Raises:
         TypeError: an argument is of the wrong kind.
         ValueError: the images are not of the network's size.
+
+    Example:
+        >>> import numpy as np
+        >>> from grouped_conv_jax.matlab import *
+        >>> trained = assembleNetwork([
+        ...     imageInputLayer([1, 2, 1], Normalization="none"),
+        ...     fullyConnectedLayer(2, Weights=np.eye(2), Bias=np.zeros((2, 1))),
+        ...     softmaxLayer,
+        ...     classificationLayer(Classes=["left", "right"]),
+        ... ])
+        >>> predict(trained, np.zeros((3, 1, 2, 1), np.float32)).tolist()
+        [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]
     """
     if not isinstance(network, TrainedNetwork):
         raise TypeError(f"network must be a trained network, got {type(network).__name__}")
-    batch_size = _checks.integer("MiniBatchSize", MiniBatchSize, 1)
+    batch_size = _values.integer(1)("MiniBatchSize", MiniBatchSize)
     canonical = _images.numbers("images", images, data_format)
     return forward(network.module, network.variables, canonical, batch_size)
 
@@ -94,6 +105,18 @@ def classify(
     Raises:
         TypeError: an argument is of the wrong kind.
         ValueError: the images are not of the network's size.
+
+    Example:
+        >>> import numpy as np
+        >>> from grouped_conv_jax.matlab import *
+        >>> trained = assembleNetwork([
+        ...     imageInputLayer([1, 2, 1], Normalization="none"),
+        ...     fullyConnectedLayer(2, Weights=np.eye(2), Bias=np.zeros((2, 1))),
+        ...     softmaxLayer,
+        ...     classificationLayer(Classes=["left", "right"]),
+        ... ])
+        >>> classify(trained, np.float32([[[[0], [5]]], [[[5], [0]]]])).tolist()
+        ['right', 'left']
     """
     scores = predict(network, images, data_format=data_format, MiniBatchSize=MiniBatchSize)
     return network.Classes[scores.argmax(-1)]
@@ -109,10 +132,10 @@ def forward(
     scores = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
+        filled = batch.astype(np.float32)
         # A last batch that is smaller is filled up, so that there is one compilation.
-        filled = batch
         if start and len(batch) < batch_size:
-            filled = np.resize(batch, (batch_size, *batch.shape[1:]))
+            filled = np.resize(filled, (batch_size, *batch.shape[1:]))
         scores.append(np.asarray(_apply(module, variables, filled))[: len(batch)])
     return np.concatenate(scores)
 
@@ -121,7 +144,7 @@ def forward(
 def _apply(
     module: _linen_modules.Network, variables: Mapping[str, Any], images: jax.Array
 ) -> jax.Array:
-    return jnp.asarray(module.apply(variables, images.astype(jnp.float32)))
+    return jnp.asarray(module.apply(variables, images))
 
 
 def _with_variables(layers: LayerArray, variables: Mapping[str, Any]) -> LayerArray:

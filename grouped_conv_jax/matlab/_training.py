@@ -1,6 +1,5 @@
 """Training of layer arrays."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,15 +10,13 @@ import numpy.typing as npt
 import optax
 
 import grouped_conv_jax.linen
-from grouped_conv_jax.matlab import _images, _linen_modules
-from grouped_conv_jax.matlab._batch_normalization import BatchNormalizationLayer
+from grouped_conv_jax.matlab import _images, _population
 from grouped_conv_jax.matlab._image_input import ImageInputLayer
 from grouped_conv_jax.matlab._layer_array import LayerArray
 from grouped_conv_jax.matlab._layer_array import layers as make_layers
 from grouped_conv_jax.matlab._progress import Progress
 from grouped_conv_jax.matlab._simple_layers import (
     ClassificationOutputLayer,
-    DropoutLayer,
     SoftmaxLayer,
 )
 from grouped_conv_jax.matlab._trained_network import TrainedNetwork, forward
@@ -186,7 +183,10 @@ class _Training:
         last = options.MaxEpochs * self._iterations
         for iteration, (epoch, batch) in enumerate(self._batches(), 1):
             state, loss, accuracy = self._jit_step(
-                state, iteration, self._training.images[batch], self._training.labels[batch]
+                state,
+                iteration,
+                self._training.images[batch].astype(np.float32),
+                self._training.labels[batch],
             )
             ends = iteration in (1, last)
             row = {
@@ -204,7 +204,12 @@ class _Training:
 
     def _begin(self) -> _State:
         example = jnp.zeros((1, *self._training.images.shape[1:]), jnp.float32)
-        variables = jax.jit(self._module.init)(self._key, example)
+        given = any(
+            layer._values[n] is not None for layer in self._network for n in layer._learnables
+        )
+        # Weights that are given would become constants of the program, and make it large.
+        init = self._module.init if given else jax.jit(self._module.init)
+        variables = init(self._key, example)
         params = variables.get("params", {})
         return _State(params, variables.get("batch_stats", {}), self._solver.init(params))
 
@@ -226,7 +231,7 @@ class _Training:
         def mean_loss(params: Any) -> tuple[jax.Array, Any]:
             logits, changed = self._module.apply(
                 {"params": params, "batch_stats": state.statistics},
-                images.astype(jnp.float32),
+                images,
                 True,
                 method="logits",
                 mutable=["batch_stats"],
@@ -257,50 +262,13 @@ class _Training:
     def _finalize(self, state: _State) -> dict[str, Any]:
         """The variables, with the statistics that the options want."""
         variables = _variables(state)
-        normalizations = [
-            layer.Name for layer in self._network if isinstance(layer, BatchNormalizationLayer)
-        ]
-        if self._options.BatchNormalizationStatistics == "moving" or not normalizations:
+        if self._options.BatchNormalizationStatistics == "moving":
             return variables
-        module = _with_batch_statistics(self._network)
         size, images = self._options.MiniBatchSize, self._training.images
-        found = [
-            _statistics(module, variables, images[i * size : (i + 1) * size])
-            for i in range(self._iterations)
-        ]
-        merged = {name: _merge([batch[name] for batch in found]) for name in normalizations}
-        return variables | {"batch_stats": variables["batch_stats"] | merged}
+        batches = (images[i * size : (i + 1) * size] for i in range(self._iterations))
+        return _population.with_statistics(self._network, variables, batches)
 
 
 def _variables(state: _State) -> dict[str, Any]:
     found = {"params": state.params, "batch_stats": state.statistics}
     return {kind: tree for kind, tree in found.items() if tree}
-
-
-def _with_batch_statistics(network: LayerArray) -> _linen_modules.Network:
-    """The network whose running statistics are those of the last batch, and which drops nothing."""
-    made = LayerArray(network)
-    for layer in made:
-        if isinstance(layer, BatchNormalizationLayer):
-            layer.MeanDecay = layer.VarianceDecay = 1
-        if isinstance(layer, DropoutLayer):
-            layer.Probability = 0
-    return made.to_linen()
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _statistics(
-    module: _linen_modules.Network, variables: dict[str, Any], images: jax.Array
-) -> dict[str, Any]:
-    _, changed = module.apply(
-        variables, images.astype(jnp.float32), True, method="logits", mutable=["batch_stats"]
-    )
-    return changed["batch_stats"]
-
-
-def _merge(batches: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
-    """Mean and variance of all batches together, which are of one size."""
-    mean = np.mean([np.asarray(batch["mean"], np.float64) for batch in batches], axis=0)
-    within = np.mean([np.asarray(batch["var"], np.float64) for batch in batches], axis=0)
-    between = np.var([np.asarray(batch["mean"], np.float64) for batch in batches], axis=0)
-    return {"mean": jnp.float32(mean), "var": jnp.float32(within + between)}

@@ -44,7 +44,7 @@ class TrainingOptions(Described):
     GradientThreshold = Property("Gradients are clipped above.", _threshold, math.inf)
     MaxEpochs = Property("Number of epochs.", _positive_integer, 30)
     MiniBatchSize = Property("Images of an iteration.", _positive_integer, 128)
-    Verbose = Property("Whether to print the course.", _values.logical, 1)
+    Verbose = Property("Whether to print a table of the progress.", _values.logical, 1)
     VerboseFrequency = Property("Iterations from line to line.", _positive_integer, 50)
     ValidationData = Property("(images, labels), or None.", _validation_data, None)
     ValidationFrequency = Property("Iterations between validations.", _positive_integer, 50)
@@ -52,10 +52,10 @@ class TrainingOptions(Described):
         "'once', 'every-epoch' or 'never'.", _values.word("once", "every-epoch", "never"), "once"
     )
     ResetInputNormalization = Property(
-        "Whether to measure the images anew where statistics are set.", _values.logical, 1
+        "Whether to recompute statistics of the images that are set.", _values.logical, 1
     )
     BatchNormalizationStatistics = Property(
-        "'population' measures them after the training, 'moving' keeps the running ones.",
+        "'population' recomputes them after the training, 'moving' keeps the running ones.",
         _values.word("population", "moving"),
         "population",
     )

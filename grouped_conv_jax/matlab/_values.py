@@ -88,7 +88,8 @@ def logical(name: str, value: Any) -> int:
     """True or false, which MATLAB shows as 1 and 0."""
     if isinstance(value, bool | np.bool_) or whole(value) in (0, 1):
         return int(value)
-    raise ValueError(f"{name} must be True or False, got {value!r}")
+    error = ValueError if isinstance(value, int | float) else TypeError
+    raise error(f"{name} must be True or False, got {value!r}")
 
 
 def array(axes: int) -> Check:

@@ -1,4 +1,4 @@
-"""Layers that move a window over the image: what their properties mean for `GroupedConv2D`."""
+"""Layers that slide a window over the image, in terms of `GroupedConv2D`, which checks them."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from grouped_conv_jax.matlab._layer import Layer
 
 
 def whole(name: str, value: Any) -> Any:
-    """What is an integer, or several, where it is one; the layer checks the rest."""
+    """Makes integers of doubles; the layer checks the rest."""
     del name
     return _values.whole(value)
 
