@@ -288,6 +288,14 @@ class ReadOnlyProperties:
         return ("out",)
 
     @property
+    def factors_of_learnables(self) -> tuple[tuple[str, float, float], ...]:
+        """The name, the learning-rate factor and the L2 factor of each learnable."""
+        layer = self.hyperparameters
+        weights = ("weights", layer.weight_learn_rate_factor, layer.weight_l2_factor)
+        bias = ("bias", layer.bias_learn_rate_factor, layer.bias_l2_factor)
+        return (weights, bias) if layer.use_bias else (weights,)
+
+    @property
     def padding_mode(self) -> str:
         """``"manual"``, ``"same"`` or ``"causal"``."""
         return self.hyperparameters.options.padding.mode

@@ -4,9 +4,9 @@ Our weights are ``(h, w, channels_per_group, filters_per_group, groups)`` and ou
 ``(1, 1, filters_per_group, groups)``. Output channels are group-major everywhere: filter ``f`` of
 group ``g`` makes output channel ``g * filters_per_group + f``.
 
-Every function but `load_mat` only moves axes. It takes a NumPy or a JAX array and returns the same
-kind with the same dtype; JAX arrays may be traced. A NumPy result may be a view of what was given,
-as `numpy.transpose` gives one.
+Every function but `load_mat` and `save_mat` only moves axes. It takes a NumPy or a JAX array and
+returns the same kind with the same dtype; JAX arrays may be traced. A NumPy result may be a view of
+what was given, as `numpy.transpose` gives one.
 """
 
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from grouped_conv_jax import _checks
-from grouped_conv_jax._mat_files import check_size, load_mat, shapes
+from grouped_conv_jax._mat_files import check_size, load_mat, save_mat, shapes
 from grouped_conv_jax._torch_state import from_torch_state, to_torch_state
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "from_oihw",
     "from_torch_state",
     "load_mat",
+    "save_mat",
     "to_bias_vector",
     "to_hwio",
     "to_keras_depthwise",

@@ -90,6 +90,41 @@ def test_properties_can_be_set_later():
     assert made.PaddingMode == "manual"
 
 
+def test_padding_can_be_set_later_as_at_first():
+    made = layer()
+    made.Padding = "same"
+    assert (made.PaddingMode, made.PaddingSize, made.Padding) == ("same", (0, 0, 0, 0), "same")
+    made.padding = [1, 2]
+    assert (made.PaddingMode, made.PaddingSize) == ("manual", (1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("double", [float, np.float64, np.float32, jnp.float32])
+def test_doubles_are_integers_as_in_matlab(double):
+    made = groupedConvolution2dLayer(
+        double(3),
+        double(4),
+        double(2),
+        Stride=[double(2), 1],
+        DilationFactor=np.array([1.0, 2.0]),
+        Padding=[double(1), double(2), double(3), double(4)],
+        NumChannelsPerGroup=double(5),
+    )
+    values = (made.FilterSize, made.NumFiltersPerGroup, made.NumGroups, made.Stride)
+    assert values == ((3, 3), 4, 2, (2, 1))
+    assert (made.DilationFactor, made.PaddingSize) == ((1, 2), (1, 2, 3, 4))
+    assert made.NumChannelsPerGroup == 5
+    made.Stride = double(3)
+    assert made.Stride == (3, 3)
+    assert all(type(number) is int for number in (*made.FilterSize, *made.PaddingSize))
+
+
+@pytest.mark.parametrize("data_format", ["BCSS", "SSCB"])
+def test_both_modules_take_a_data_format(data_format):
+    made = layer()
+    modules = made.to_linen(data_format), made.to_nnx(6, rngs=nnx.Rngs(0), data_format=data_format)
+    assert [module.data_format for module in modules] == [data_format] * 2
+
+
 def test_a_copy_is_independent():
     made = layer()
     copied = copy.deepcopy(made)

@@ -58,7 +58,7 @@ BAD_VALUES = [
     ({"BiasL2Factor": float("nan")}, "BiasL2Factor must be finite, got nan"),
 ]
 BAD_KINDS = [
-    ({"filterSize": 3.0}, "FilterSize must be a positive integer, got 3.0"),
+    ({"filterSize": 3.5}, "FilterSize must be a positive integer, got 3.5"),
     ({"numFiltersPerGroup": True}, "NumFiltersPerGroup must be a positive integer, got True"),
     ({"numGroups": 2.5}, "NumGroups must be a positive integer, got 2.5"),
     ({"Stride": "2"}, "Stride must be a positive integer, got '2'"),
@@ -153,7 +153,7 @@ def test_read_only_properties_cannot_be_set(name):
     assert getattr(made, name) == DEFAULTS[name]
 
 
-@pytest.mark.parametrize("name", ["WeightLearnRateFacter", "Padding", "weights_initializer"])
+@pytest.mark.parametrize("name", ["WeightLearnRateFacter", "Paddin", "weights_initializer"])
 def test_an_unknown_property_can_neither_be_read_nor_set(name):
     made = layer()
     with pytest.raises(AttributeError, match=f"there is no property '{name}'; did you mean"):

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 from flax import nnx
 
-from grouped_conv_jax._layer import ReadOnlyProperties
 from grouped_conv_jax.optim._factors import Factors, by_path, map_by_path
 
 Pair: TypeAlias = tuple[float, float]
@@ -60,16 +59,17 @@ def add(given: dict[str, Pair], pairs: Mapping[str, Pair]) -> None:
 
 
 def is_layer(module: Any) -> bool:
-    """Whether a module, Linen or NNX, is a grouped convolution."""
-    return isinstance(module, ReadOnlyProperties)
+    """Whether a module, Linen or NNX, tells the factors of its learnables.
+
+    It does so by an attribute ``factors_of_learnables``: the name, the learning-rate factor and the
+    L2 factor of each.
+    """
+    return hasattr(module, "factors_of_learnables")
 
 
 def of_layer(layer: Any, path: str = "") -> dict[str, Pair]:
-    """The factors of a grouped convolution at ``path``."""
-    pairs = {"weights": (layer.weight_learn_rate_factor, layer.weight_l2_factor)}
-    if layer.use_bias:
-        pairs["bias"] = (layer.bias_learn_rate_factor, layer.bias_l2_factor)
-    return below(path, pairs)
+    """The factors of the learnables of a layer at ``path``."""
+    return below(path, {name: (rate, l2) for name, rate, l2 in layer.factors_of_learnables})
 
 
 def below(path: str, pairs: Mapping[str, Pair]) -> dict[str, Pair]:
@@ -78,7 +78,7 @@ def below(path: str, pairs: Mapping[str, Pair]) -> dict[str, Pair]:
 
 
 def of_nnx(model: Any) -> dict[str, Pair]:
-    """The factors of all grouped convolutions of an NNX model.
+    """The factors of all layers of an NNX model that tell theirs.
 
     Learnables are told by identity, since a layer or a learnable may be shared.
     """

@@ -1,0 +1,170 @@
+"""Batch normalization."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from grouped_conv_jax.matlab import _linen_modules, _nnx_modules, _values
+from grouped_conv_jax.matlab._described import Property
+from grouped_conv_jax.matlab._initializers import across_channels, initializer
+from grouped_conv_jax.matlab._layer import Layer, Operation, Size
+
+# Flax's names of what MATLAB calls so.
+_STATISTICS = {"mean": "TrainedMean", "var": "TrainedVariance"}
+_ARRAY = _values.array(3)
+
+
+class BatchNormalizationLayer(Layer):
+    """Normalizes each channel over the batch, then scales and shifts it.
+
+    `batchNormalizationLayer` is another name of this class. In training it uses the batch's own
+    mean and (biased) variance and moves the running ones towards them; elsewhere it uses
+    ``TrainedMean`` and ``TrainedVariance``.
+
+    Args:
+        *pairs: properties as ``'Name', value`` pairs.
+        **properties: those below that are not read-only.
+
+    Raises:
+        TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.
+        ValueError: a wrong value.
+
+    Example:
+        >>> from grouped_conv_jax.matlab import batchNormalizationLayer
+        >>> print(batchNormalizationLayer(Name="BN1"))
+          BatchNormalizationLayer with properties:
+        <BLANKLINE>
+                       Name: 'BN1'
+                NumChannels: 'auto'
+                TrainedMean: []
+            TrainedVariance: []
+        <BLANKLINE>
+           Hyperparameters
+                  MeanDecay: 0.1000
+              VarianceDecay: 0.1000
+                    Epsilon: 1.0000e-05
+        <BLANKLINE>
+           Learnable Parameters
+                     Offset: []
+                      Scale: []
+    """
+
+    NumChannels = Property("Number of channels, or 'auto'.", _values.auto_or_positive, "auto")
+    TrainedMean = Property("(1, 1, channels), or None.", _ARRAY, None)
+    TrainedVariance = Property("(1, 1, channels), or None.", _ARRAY, None)
+    MeanDecay = Property("Share of the batch in the running mean.", _values.unit, 0.1)
+    VarianceDecay = Property("Share of the batch in the running variance.", _values.unit, 0.1)
+    Epsilon = Property("What is added to the variance.", _values.positive, 1e-5)
+    OffsetInitializer = Property(
+        "A word, or a function of the size.", _values.bias_initializer, "zeros"
+    )
+    ScaleInitializer = Property(
+        "A word, or a function of the size.", _values.bias_initializer, "ones"
+    )
+    Offset = Property("(1, 1, channels), or None.", _ARRAY, None)
+    Scale = Property("(1, 1, channels), or None.", _ARRAY, None)
+    OffsetLearnRateFactor = Property("Factor of the learning rate.", _values.nonnegative, 1.0)
+    ScaleLearnRateFactor = Property("Factor of the learning rate.", _values.nonnegative, 1.0)
+    OffsetL2Factor = Property("Factor of the L2 regularization.", _values.nonnegative, 1.0)
+    ScaleL2Factor = Property("Factor of the L2 regularization.", _values.nonnegative, 1.0)
+
+    _learnables = ("Offset", "Scale")
+    _sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "": ("Name", "NumChannels", "TrainedMean", "TrainedVariance"),
+        "Hyperparameters": ("MeanDecay", "VarianceDecay", "Epsilon"),
+        "Learnable Parameters": _learnables,
+    }
+    _default_name = "batchnorm"
+    _title = "Batch Normalization"
+
+    def _resolve(self, values: dict[str, Any]) -> dict[str, Any]:
+        for name in ("TrainedMean", "TrainedVariance", "Offset", "Scale"):
+            array = values[name]
+            if array is not None and (array.ndim != 3 or array.shape[:2] != (1, 1)):
+                raise ValueError(f"{name} must have size (1, 1, channels), got {array.shape}")
+        return values
+
+    def check_channels(self, channels: int) -> None:
+        """Raises ``ValueError`` unless this number of channels is the layer's."""
+        expected = {"NumChannels": self.NumChannels} | {
+            f"{name} of size {array.shape}": array.shape[-1]
+            for name in ("TrainedMean", "TrainedVariance", "Offset", "Scale")
+            if (array := getattr(self, name)) is not None
+        }
+        for name, number in expected.items():
+            if number not in ("auto", channels):
+                raise ValueError(
+                    f"{name} must be for the number of input channels, "
+                    f"got {channels} input channels"
+                )
+
+    def trained(self) -> dict[str, jax.Array]:
+        """The running statistics that there are, under Flax's names."""
+        return {
+            name: jnp.asarray(array, jnp.float32).reshape(-1)
+            for name, property in _STATISTICS.items()
+            if (array := getattr(self, property)) is not None
+        }
+
+    def factors(self) -> tuple[tuple[str, float, float], ...]:
+        """Learning-rate and L2 factor of each learnable, under Flax's names."""
+        return (
+            ("bias", self.OffsetLearnRateFactor, self.OffsetL2Factor),
+            ("scale", self.ScaleLearnRateFactor, self.ScaleL2Factor),
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        if self.MeanDecay != self.VarianceDecay:
+            raise ValueError(
+                "MeanDecay and VarianceDecay must be equal, since Flax has one momentum for both, "
+                f"got {self.MeanDecay} and {self.VarianceDecay}"
+            )
+        return {
+            "momentum": 1 - self.MeanDecay,
+            "epsilon": self.Epsilon,
+            "bias_init": initializer(
+                "Offset", self.Offset, self.OffsetInitializer, across_channels
+            ),
+            "scale_init": initializer("Scale", self.Scale, self.ScaleInitializer, across_channels),
+            "use_fast_variance": False,
+        }
+
+    def _linen(self, train: bool | None) -> Operation:
+        return _linen_modules.BatchNormalization(
+            use_running_average=None if train is None else not train,
+            **self._arguments(),
+            layer=self,
+            name=self.Name or None,
+        )
+
+    def _nnx(self, size: Size, rngs: nnx.Rngs) -> Operation:
+        self.check_channels(size[-1])
+        module = _nnx_modules.BatchNormalization(size[-1], **self._arguments(), rngs=rngs)
+        module.factors_of_learnables = self.factors()
+        for name, start in self.trained().items():
+            getattr(module, name).set_value(start)
+        return module
+
+    def _learned(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        params, statistics = variables["params"], variables["batch_stats"]
+        arrays = {"Offset": params["bias"], "Scale": params["scale"]}
+        arrays |= {property: statistics[name] for name, property in _STATISTICS.items()}
+        return {name: array.reshape(across_channels(array.shape)) for name, array in arrays.items()}
+
+    def _wanted(self) -> Sequence[str]:
+        return (*self._learnables, *_STATISTICS.values())
+
+    def _stored_sizes(self, learnables: Mapping[str, Size]) -> Mapping[str, Sequence[Size]]:
+        return {name: [learnables["Scale"]] for name in self._wanted()}
+
+    def _describe(self) -> str:
+        channels = self.NumChannels if self.Scale is None else np.size(self.Scale)
+        with_channels = "" if channels == "auto" else f" with {channels} channels"
+        return f"Batch normalization{with_channels}"
+
+
+batchNormalizationLayer = BatchNormalizationLayer  # noqa: N816

@@ -1,0 +1,127 @@
+"""The fully connected layer."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from flax import nnx
+
+from grouped_conv_jax.matlab import _linen_modules, _nnx_modules, _values
+from grouped_conv_jax.matlab._described import Property
+from grouped_conv_jax.matlab._initializers import column, initializer, transposed
+from grouped_conv_jax.matlab._layer import Layer, Operation, Size
+
+
+class FullyConnectedLayer(Layer):
+    """Multiplies all activations of an image by a matrix, and adds a bias.
+
+    `fullyConnectedLayer` is another name of this class. Images are flattened in column-major order,
+    the height running fastest, as MATLAB does, so that ``Weights`` are MATLAB's.
+
+    Args:
+        outputSize: number of outputs.
+        *pairs: properties as ``'Name', value`` pairs.
+        **properties: those below that are not read-only.
+
+    Raises:
+        TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.
+        ValueError: a wrong value.
+
+    Example:
+        >>> from grouped_conv_jax.matlab import fullyConnectedLayer
+        >>> print(fullyConnectedLayer(10, 'Name', 'fc1'))
+          FullyConnectedLayer with properties:
+        <BLANKLINE>
+                  Name: 'fc1'
+        <BLANKLINE>
+           Hyperparameters
+             InputSize: 'auto'
+            OutputSize: 10
+        <BLANKLINE>
+           Learnable Parameters
+               Weights: []
+                  Bias: []
+    """
+
+    InputSize = Property(
+        "Number of inputs: 'auto' until there are weights.", default="auto", read_only=True
+    )
+    OutputSize = Property("Number of outputs.", _values.integer(1))
+    WeightsInitializer = Property(
+        "A word, or a function of the size.", _values.weights_initializer, "glorot"
+    )
+    BiasInitializer = Property(
+        "A word, or a function of the size.", _values.bias_initializer, "zeros"
+    )
+    Weights = Property("(outputs, inputs), or None.", _values.array(2), None)
+    Bias = Property("(outputs, 1), or None.", _values.array(2), None)
+    WeightLearnRateFactor = Property("Factor of the learning rate.", _values.nonnegative, 1.0)
+    BiasLearnRateFactor = Property("Factor of the learning rate.", _values.nonnegative, 1.0)
+    WeightL2Factor = Property("Factor of the L2 regularization.", _values.nonnegative, 1.0)
+    BiasL2Factor = Property("Factor of the L2 regularization.", _values.nonnegative, 0.0)
+
+    _positional = ("OutputSize",)
+    _learnables = ("Weights", "Bias")
+    _sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "": ("Name",),
+        "Hyperparameters": ("InputSize", "OutputSize"),
+        "Learnable Parameters": _learnables,
+    }
+    _default_name = "fc"
+    _title = "Fully Connected"
+
+    def _resolve(self, values: dict[str, Any]) -> dict[str, Any]:
+        outputs, weights, bias = values["OutputSize"], values["Weights"], values["Bias"]
+        if weights is not None and (weights.ndim != 2 or weights.shape[0] != outputs):
+            raise ValueError(f"Weights must have size ({outputs}, inputs), got {weights.shape}")
+        if bias is not None and bias.shape != (outputs, 1):
+            raise ValueError(f"Bias must have size ({outputs}, 1), got {bias.shape}")
+        return values | {"InputSize": "auto" if weights is None else weights.shape[1]}
+
+    def check_inputs(self, inputs: int) -> None:
+        """Raises ``ValueError`` unless this number of inputs is the layer's."""
+        if self.InputSize not in ("auto", inputs):
+            raise ValueError(
+                f"Weights of size {self.Weights.shape} must have as many columns as there are "
+                f"inputs, got {inputs} inputs"
+            )
+
+    def factors(self) -> tuple[tuple[str, float, float], ...]:
+        """Learning-rate and L2 factor of each learnable, under Flax's names."""
+        return (
+            ("kernel", self.WeightLearnRateFactor, self.WeightL2Factor),
+            ("bias", self.BiasLearnRateFactor, self.BiasL2Factor),
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "kernel_init": initializer(
+                "Weights", self.Weights, self.WeightsInitializer, transposed
+            ),
+            "bias_init": initializer("Bias", self.Bias, self.BiasInitializer, column),
+        }
+
+    def _linen(self, train: bool | None) -> Operation:
+        del train
+        return _linen_modules.FullyConnected(
+            self.OutputSize, **self._arguments(), layer=self, name=self.Name or None
+        )
+
+    def _nnx(self, size: Size, rngs: nnx.Rngs) -> Operation:
+        inputs = math.prod(size)
+        self.check_inputs(inputs)
+        module = _nnx_modules.FullyConnected(
+            inputs, self.OutputSize, **self._arguments(), rngs=rngs
+        )
+        module.factors_of_learnables = self.factors()
+        return module
+
+    def _learned(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        params = variables["params"]
+        return {"Weights": params["kernel"].T, "Bias": params["bias"].reshape(-1, 1)}
+
+    def _describe(self) -> str:
+        return f"{self.OutputSize} fully connected layer"
+
+
+fullyConnectedLayer = FullyConnectedLayer  # noqa: N816

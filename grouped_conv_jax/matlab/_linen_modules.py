@@ -1,0 +1,114 @@
+"""Linen modules for layers that differ from Flax's, and for whole networks."""
+
+from typing import Any, TypeAlias
+
+import flax.linen as nn
+import jax
+
+from grouped_conv_jax.matlab import _operations, _passes
+from grouped_conv_jax.matlab._layer import Layer
+
+_Factors: TypeAlias = tuple[tuple[str, float, float], ...]
+
+
+class Normalization(nn.Module):
+    """Normalizes images by statistics, which it keeps in ``batch_stats`` and never changes.
+
+    Attributes:
+        layer: an `ImageInputLayer`.
+    """
+
+    layer: Any
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns ``(B, H, W, C)`` normalized."""
+        statistics = {
+            name: self.variable("batch_stats", name, lambda s: s, start).value
+            for name, start in self.layer.statistics().items()
+        }
+        return _operations.normalize(
+            images, self.layer.InputSize, self.layer.Normalization, statistics
+        )
+
+
+class BatchNormalization(nn.BatchNorm):
+    """A batch normalization that starts from given statistics.
+
+    Attributes:
+        layer: a `BatchNormalizationLayer`, whose properties the other attributes repeat.
+    """
+
+    layer: Any = None
+
+    @property
+    def factors_of_learnables(self) -> _Factors:
+        """Each parameter's name, learning-rate factor and L2 factor."""
+        return self.layer.factors()
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None, **kwargs: Any
+    ) -> jax.Array:
+        """Returns ``(..., C)`` normalized, scaled and shifted."""
+        self.layer.check_channels(x.shape[-1])
+        if self.is_initializing():
+            for name, start in self.layer.trained().items():
+                if not self.has_variable("batch_stats", name):
+                    self.put_variable("batch_stats", name, start)
+        return super().__call__(x, use_running_average, **kwargs)
+
+
+class FullyConnected(nn.Dense):
+    """A dense layer that takes images too, in MATLAB's order of pixels.
+
+    Attributes:
+        layer: a `FullyConnectedLayer`, whose properties the other attributes repeat.
+    """
+
+    layer: Any = None
+
+    @property
+    def factors_of_learnables(self) -> _Factors:
+        """Each parameter's name, learning-rate factor and L2 factor."""
+        return self.layer.factors()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns ``(B, K)`` for ``(B, H, W, C)`` or ``(B, F)``."""
+        flat = _operations.flatten(x)
+        self.layer.check_inputs(flat.shape[-1])
+        return super().__call__(flat)
+
+
+class Network(nn.Module):
+    """Layers one after the other; each module has the name of its layer.
+
+    Attributes:
+        layers: the layers.
+        data_format: one letter an axis of the images.
+    """
+
+    layers: tuple[Layer, ...]
+    data_format: str = "BSSC"
+
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Returns the scores ``(B, K)`` of images.
+
+        Args:
+            images: a batch, with its axes as ``data_format`` says.
+            train: whether batch normalizations use the batch's own statistics and update the
+                running ones (collection ``batch_stats``, which must then be mutable), and dropouts
+                drop (random stream ``dropout``).
+        """
+        scores = self.logits(images, train)
+        for layer in self.layers[len(_passes.before_softmax(self.layers)) :]:
+            scores = layer._linen(train)(scores)
+        return scores
+
+    @nn.compact
+    def logits(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Returns what goes into the last softmax."""
+        operations = {
+            layer.Name: layer._linen(train) for layer in _passes.before_softmax(self.layers)
+        }
+        return _passes.run(operations, images, self.data_format)

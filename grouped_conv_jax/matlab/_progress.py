@@ -1,0 +1,79 @@
+"""The table that a training prints."""
+
+import math
+import time
+
+from grouped_conv_jax.matlab import _display
+
+_COLUMNS = (
+    ("  Epoch  ", "         "),
+    ("  Iteration  ", "             "),
+    ("  Time Elapsed  ", "   (hh:mm:ss)   "),
+    ("  Mini-batch  ", "   Accuracy   "),
+    ("  Validation  ", "   Accuracy   "),
+    ("  Mini-batch  ", "     Loss     "),
+    ("  Validation  ", "     Loss     "),
+    ("  Base Learning  ", "      Rate       "),
+)
+
+
+class Progress:
+    """Prints a line for some iterations, as MATLAB does.
+
+    Args:
+        verbose: whether to print at all.
+        validates: whether there are columns for a validation.
+    """
+
+    def __init__(self, verbose: bool, validates: bool) -> None:
+        self._verbose = verbose
+        self._validates = validates
+        self._start = time.monotonic()
+
+    def begin(self) -> None:
+        """Prints the head."""
+        self._print_rule()
+        for line in zip(*_COLUMNS, strict=True):
+            self._print_cells(line)
+        self._print_rule()
+
+    def line(self, epoch: int, iteration: int, row: dict[str, float]) -> None:
+        """Prints one iteration, ``row`` with the keys of `TrainedNetwork.info`."""
+        seconds = int(time.monotonic() - self._start)
+        elapsed = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        self._print_cells(
+            (
+                f" {epoch:>7} ",
+                f" {iteration:>11} ",
+                f" {elapsed:>14} ",
+                f" {row['TrainingAccuracy']:>11.2f}% ",
+                _validated(row["ValidationAccuracy"], ".2f", "%"),
+                f" {row['TrainingLoss']:>12.4f} ",
+                _validated(row["ValidationLoss"], ".4f"),
+                f" {_display.number(row['BaseLearnRate']):>15} ",
+            )
+        )
+
+    def end(self) -> None:
+        """Prints the end."""
+        self._print_rule()
+        self._print("Training finished: Max epochs completed.")
+
+    def _print_rule(self) -> None:
+        width = sum(len(head) + 1 for head in self._shown([head for head, _ in _COLUMNS])) - 1
+        self._print(f"|{'=' * width}|")
+
+    def _print_cells(self, cells: tuple[str, ...]) -> None:
+        self._print(f"|{'|'.join(self._shown(list(cells)))}|")
+
+    def _shown(self, cells: list[str]) -> list[str]:
+        return cells if self._validates else [c for i, c in enumerate(cells) if i not in (4, 6)]
+
+    def _print(self, line: str) -> None:
+        if self._verbose:
+            print(line, flush=True)
+
+
+def _validated(value: float, spec: str, unit: str = "") -> str:
+    """The cell of a number, or of none where nothing was validated."""
+    return " " * 14 if math.isnan(value) else f" {format(value, spec) + unit:>12} "

@@ -1,0 +1,158 @@
+"""Trained networks: their scores and their classes."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from grouped_conv_jax.matlab import _images, _linen_modules, _values
+from grouped_conv_jax.matlab._layer_array import LayerArray
+
+
+class TrainedNetwork:
+    """A network that `trainNetwork` returns.
+
+    Attributes:
+        Layers: its layers with their learnables, statistics and classes. They can be trained
+            further, or combined with others by `layers`.
+        Classes: the labels, in the order of the scores.
+        module: the Linen module.
+        variables: its variables, ``params`` and ``batch_stats``.
+        info: the history of the training, one number per iteration: ``TrainingLoss``,
+            ``TrainingAccuracy`` (in percent), ``ValidationLoss``, ``ValidationAccuracy`` (NaN where
+            nothing was validated) and ``BaseLearnRate``.
+    """
+
+    def __init__(
+        self,
+        layers: LayerArray,
+        variables: Mapping[str, Any],
+        info: dict[str, npt.NDArray[np.float64]],
+    ) -> None:
+        self.module = layers.to_linen()
+        self.variables = variables
+        self.Layers = _with_variables(layers, variables)
+        self.Classes = self.Layers[-1].Classes
+        self.info = info
+
+    def __repr__(self) -> str:
+        return repr(self.Layers).replace("Layer array with", "trained network with", 1)
+
+
+def predict(
+    network: TrainedNetwork,
+    images: Any,
+    *,
+    data_format: str = "BSSC",
+    MiniBatchSize: int = 128,  # noqa: N803
+) -> npt.NDArray[np.float32]:
+    """Returns the scores of images.
+
+    Args:
+        network: a trained network.
+        images: ``(B, H, W, C)``, or as ``data_format`` says, of integers or floating-point numbers.
+        data_format: one letter an axis.
+        MiniBatchSize: how many images go through the network at once.
+
+    Returns:
+        ``(B, classes)``, with the classes in the order of ``network.Classes``.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: the images are not of the network's size.
+
+    Example:
+        >>> import numpy as np
+        >>> from grouped_conv_jax.matlab import *
+        >>> trained = assembleNetwork([
+        ...     imageInputLayer([1, 2, 1], Normalization="none"),
+        ...     fullyConnectedLayer(2, Weights=np.eye(2), Bias=np.zeros((2, 1))),
+        ...     softmaxLayer,
+        ...     classificationLayer(Classes=["left", "right"]),
+        ... ])
+        >>> predict(trained, np.zeros((3, 1, 2, 1), np.float32)).tolist()
+        [[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]]
+    """
+    if not isinstance(network, TrainedNetwork):
+        raise TypeError(f"network must be a trained network, got {type(network).__name__}")
+    batch_size = _values.integer(1)("MiniBatchSize", MiniBatchSize)
+    canonical = _images.numbers("images", images, data_format)
+    return forward(network.module, network.variables, canonical, batch_size)
+
+
+def classify(
+    network: TrainedNetwork,
+    images: Any,
+    *,
+    data_format: str = "BSSC",
+    MiniBatchSize: int = 128,  # noqa: N803
+) -> npt.NDArray[Any]:
+    """Returns the classes of images, labels as they were given for the training.
+
+    Args:
+        network: a trained network.
+        images: as for `predict`.
+        data_format: one letter an axis.
+        MiniBatchSize: how many images go through the network at once.
+
+    Returns:
+        ``(B,)``, a label for each image.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: the images are not of the network's size.
+
+    Example:
+        >>> import numpy as np
+        >>> from grouped_conv_jax.matlab import *
+        >>> trained = assembleNetwork([
+        ...     imageInputLayer([1, 2, 1], Normalization="none"),
+        ...     fullyConnectedLayer(2, Weights=np.eye(2), Bias=np.zeros((2, 1))),
+        ...     softmaxLayer,
+        ...     classificationLayer(Classes=["left", "right"]),
+        ... ])
+        >>> classify(trained, np.float32([[[[0], [5]]], [[[5], [0]]]])).tolist()
+        ['right', 'left']
+    """
+    scores = predict(network, images, data_format=data_format, MiniBatchSize=MiniBatchSize)
+    return network.Classes[scores.argmax(-1)]
+
+
+def forward(
+    module: _linen_modules.Network,
+    variables: Mapping[str, Any],
+    images: npt.NDArray[Any],
+    batch_size: int,
+) -> npt.NDArray[np.float32]:
+    """The scores of images ``(B, H, W, C)``, some at a time."""
+    scores = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        filled = batch.astype(np.float32)
+        # A last batch that is smaller is filled up, so that there is one compilation.
+        if start and len(batch) < batch_size:
+            filled = np.resize(filled, (batch_size, *batch.shape[1:]))
+        scores.append(np.asarray(_apply(module, variables, filled))[: len(batch)])
+    return np.concatenate(scores)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(
+    module: _linen_modules.Network, variables: Mapping[str, Any], images: jax.Array
+) -> jax.Array:
+    return jnp.asarray(module.apply(variables, images))
+
+
+def _with_variables(layers: LayerArray, variables: Mapping[str, Any]) -> LayerArray:
+    """The layers, with what was learned."""
+    made = LayerArray(layers)
+    for layer in made:
+        own = {kind: tree[layer.Name] for kind, tree in variables.items() if layer.Name in tree}
+        if own:
+            learned = layer._learned(own)
+            layer._set({name: np.asarray(array) for name, array in learned.items()})
+    return made

@@ -1,0 +1,205 @@
+"""Options of a training."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from grouped_conv_jax import _checks, optim
+from grouped_conv_jax.matlab import _values
+from grouped_conv_jax.matlab._described import Described, Property
+
+_nonnegative = _values.nonnegative
+_positive_integer = _values.integer(1)
+_threshold = _values.number("a positive number, or infinity for no clipping", lambda x: x > 0)
+
+
+def _validation_data(name: str, value: Any) -> Any:
+    if value is None or (isinstance(value, tuple | list) and len(value) == 2):
+        return value if value is None else tuple(value)
+    raise ValueError(f"{name} must be (images, labels), got {type(value).__name__}")
+
+
+class TrainingOptions(Described):
+    """Options of `trainNetwork`; `trainingOptions` makes them.
+
+    Names, defaults and meanings are MATLAB's; ``Seed`` is this package's.
+    """
+
+    InitialLearnRate = Property("Learning rate of the first epoch.", _nonnegative)
+    LearnRateSchedule = Property(
+        "'none', or 'piecewise' for drops.", _values.word("none", "piecewise"), "none"
+    )
+    LearnRateDropFactor = Property("What a drop multiplies the rate by.", _values.unit, 0.1)
+    LearnRateDropPeriod = Property("Epochs between drops.", _positive_integer, 10)
+    L2Regularization = Property("L2 regularization of factor 1.", _nonnegative, 1e-4)
+    GradientThresholdMethod = Property(
+        "'l2norm', 'global-l2norm' or 'absolute-value'.",
+        _values.word("l2norm", "global-l2norm", "absolute-value"),
+        "l2norm",
+    )
+    GradientThreshold = Property("Gradients are clipped above.", _threshold, math.inf)
+    MaxEpochs = Property("Number of epochs.", _positive_integer, 30)
+    MiniBatchSize = Property("Images of an iteration.", _positive_integer, 128)
+    Verbose = Property("Whether to print a table of the progress.", _values.logical, 1)
+    VerboseFrequency = Property("Iterations from line to line.", _positive_integer, 50)
+    ValidationData = Property("(images, labels), or None.", _validation_data, None)
+    ValidationFrequency = Property("Iterations between validations.", _positive_integer, 50)
+    Shuffle = Property(
+        "'once', 'every-epoch' or 'never'.", _values.word("once", "every-epoch", "never"), "once"
+    )
+    ResetInputNormalization = Property(
+        "Whether to recompute statistics of the images that are set.", _values.logical, 1
+    )
+    BatchNormalizationStatistics = Property(
+        "'population' recomputes them after the training, 'moving' keeps the running ones.",
+        _values.word("population", "moving"),
+        "population",
+    )
+    Seed = Property("Of the initializers, the shuffling and the dropouts.", _values.integer(0), 0)
+
+    _solver: ClassVar[tuple[str, ...]] = ()
+    """The properties of this solver alone."""
+
+    @property
+    def _sections(self) -> Mapping[str, tuple[str, ...]]:  # type: ignore[override]
+        return {"": (*self._solver, *TrainingOptions._table)}
+
+    def make_solver(
+        self, iterations_per_epoch: int, factors: optim.Factors
+    ) -> optax.GradientTransformation:
+        """The solver of `grouped_conv_jax.optim` with these options."""
+        raise NotImplementedError
+
+    def learn_rate(self, iterations_per_epoch: int) -> optax.Schedule:
+        """The learning rate by the number of iterations done."""
+        if self.LearnRateSchedule == "none":
+            return optax.constant_schedule(self.InitialLearnRate)
+        period = self.LearnRateDropPeriod * iterations_per_epoch
+
+        def rate(count: jax.typing.ArrayLike) -> jax.Array:
+            drops = jnp.asarray(count // period, jnp.float32)
+            return self.InitialLearnRate * self.LearnRateDropFactor**drops
+
+        return rate
+
+    def _common(self, factors: optim.Factors) -> dict[str, Any]:
+        return {
+            "l2_regularization": self.L2Regularization,
+            "gradient_threshold": self.GradientThreshold,
+            "gradient_threshold_method": self.GradientThresholdMethod,
+            "factors": factors,
+        }
+
+
+class TrainingOptionsSGDM(TrainingOptions):
+    """Stochastic gradient descent with momentum."""
+
+    Momentum = Property("Share of the last step.", _values.unit, 0.9)
+    InitialLearnRate = Property("Learning rate of the first epoch.", _nonnegative, 0.01)
+
+    _solver = ("Momentum",)
+
+    def make_solver(
+        self, iterations_per_epoch: int, factors: optim.Factors
+    ) -> optax.GradientTransformation:
+        """`grouped_conv_jax.optim.sgdm`."""
+        rate = self.learn_rate(iterations_per_epoch)
+        return optim.sgdm(rate, self.Momentum, **self._common(factors))
+
+
+class TrainingOptionsADAM(TrainingOptions):
+    """Adam."""
+
+    GradientDecayFactor = Property("Of the mean of gradients.", _values.fraction, 0.9)
+    SquaredGradientDecayFactor = Property("Of the mean of squares.", _values.fraction, 0.999)
+    Epsilon = Property("What is added to the denominator.", _values.positive, 1e-8)
+    InitialLearnRate = Property("Learning rate of the first epoch.", _nonnegative, 0.001)
+
+    _solver = ("GradientDecayFactor", "SquaredGradientDecayFactor", "Epsilon")
+
+    def make_solver(
+        self, iterations_per_epoch: int, factors: optim.Factors
+    ) -> optax.GradientTransformation:
+        """`grouped_conv_jax.optim.adam`."""
+        return optim.adam(
+            self.learn_rate(iterations_per_epoch),
+            self.GradientDecayFactor,
+            self.SquaredGradientDecayFactor,
+            self.Epsilon,
+            **self._common(factors),
+        )
+
+
+class TrainingOptionsRMSProp(TrainingOptions):
+    """RMSProp."""
+
+    SquaredGradientDecayFactor = Property("Of the mean of squares.", _values.fraction, 0.9)
+    Epsilon = Property("What is added to the denominator.", _values.positive, 1e-8)
+    InitialLearnRate = Property("Learning rate of the first epoch.", _nonnegative, 0.001)
+
+    _solver = ("SquaredGradientDecayFactor", "Epsilon")
+
+    def make_solver(
+        self, iterations_per_epoch: int, factors: optim.Factors
+    ) -> optax.GradientTransformation:
+        """`grouped_conv_jax.optim.rmsprop`."""
+        return optim.rmsprop(
+            self.learn_rate(iterations_per_epoch),
+            self.SquaredGradientDecayFactor,
+            self.Epsilon,
+            **self._common(factors),
+        )
+
+
+_SOLVERS = {
+    "sgdm": TrainingOptionsSGDM,
+    "adam": TrainingOptionsADAM,
+    "rmsprop": TrainingOptionsRMSProp,
+}
+
+
+def trainingOptions(solverName: str, *pairs: Any, **properties: Any) -> TrainingOptions:  # noqa: N802, N803
+    """Makes options of `trainNetwork`.
+
+    Args:
+        solverName: ``'sgdm'``, ``'adam'`` or ``'rmsprop'``.
+        *pairs: options as ``'Name', value`` pairs.
+        **properties: options as keyword arguments: those of `TrainingOptions`; for ``'sgdm'``
+            ``Momentum``; for ``'adam'`` and ``'rmsprop'`` ``SquaredGradientDecayFactor`` and
+            ``Epsilon``; for ``'adam'`` ``GradientDecayFactor``. The learning rate is
+            ``InitialLearnRate``, 0.01 for ``'sgdm'`` and 0.001 for the others.
+
+    Raises:
+        TypeError: an unknown or a repeated name, or a value of the wrong kind.
+        ValueError: a wrong value.
+
+    Example:
+        >>> from grouped_conv_jax.matlab import trainingOptions
+        >>> print(trainingOptions("sgdm", MaxEpochs=20))
+          TrainingOptionsSGDM with properties:
+        <BLANKLINE>
+                                Momentum: 0.9000
+                        InitialLearnRate: 0.0100
+                       LearnRateSchedule: 'none'
+                     LearnRateDropFactor: 0.1000
+                     LearnRateDropPeriod: 10
+                        L2Regularization: 1.0000e-04
+                 GradientThresholdMethod: 'l2norm'
+                       GradientThreshold: Inf
+                               MaxEpochs: 20
+                           MiniBatchSize: 128
+                                 Verbose: 1
+                        VerboseFrequency: 50
+                          ValidationData: []
+                     ValidationFrequency: 50
+                                 Shuffle: 'once'
+                 ResetInputNormalization: 1
+            BatchNormalizationStatistics: 'population'
+                                    Seed: 0
+    """
+    name = _checks.word("solverName", solverName, tuple(_SOLVERS))
+    return _SOLVERS[name](*pairs, **properties)

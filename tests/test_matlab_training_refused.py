@@ -1,0 +1,155 @@
+"""What `trainNetwork` and `trainingOptions` refuse, and options as they are at first."""
+
+import re
+
+import numpy as np
+import pytest
+from matlab_layer import random
+
+from grouped_conv_jax.matlab import (
+    classificationLayer,
+    fullyConnectedLayer,
+    imageInputLayer,
+    layers,
+    predict,
+    softmaxLayer,
+    trainingOptions,
+    trainNetwork,
+)
+
+IMAGES = random(20, 2, 3, 1)
+LABELS = np.array(["b", "a", "c", "a"] * 5)
+WEIGHTS = random(3, 6, seed=1)
+QUIET = {"Verbose": False, "MiniBatchSize": 8}
+
+
+def linear(normalization="none", **properties):
+    properties = {"Weights": WEIGHTS, "Bias": np.zeros((3, 1))} | properties
+    return [
+        imageInputLayer([2, 3, 1], Normalization=normalization),
+        fullyConnectedLayer(3, **properties),
+        softmaxLayer,
+        classificationLayer,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"images": IMAGES[..., 0]}, ValueError, "images must have four axes"),
+        ({"images": IMAGES.tolist()}, TypeError, "images must be an array, got list"),
+        ({"images": IMAGES > 0}, TypeError, "images must be real numbers, got bool"),
+        (
+            {"images": IMAGES.swapaxes(1, 2)},
+            ValueError,
+            "images must be of InputSize=(2, 3, 1), got (3, 2, 1)",
+        ),
+        (
+            {"labels": LABELS[:5]},
+            ValueError,
+            "labels must be a 1-D array with a label for each of 20 images, got shape (5,)",
+        ),
+        (
+            {"labels": np.arange(20)},
+            ValueError,
+            "layers must have an output for each of 20 classes, got outputs of size (3,)",
+        ),
+        (
+            {"layers": linear()[:2]},
+            ValueError,
+            "layers must end with softmaxLayer and classificationLayer, got Image Input, Fully",
+        ),
+        (
+            {"layers": linear()[1:]},
+            ValueError,
+            "layers must begin with imageInputLayer, got Fully Connected",
+        ),
+        (
+            {"layers": [*linear()[:3], classificationLayer(Classes=["a", "b", "d"])]},
+            ValueError,
+            "labels must be among the network's classes ['a', 'b', 'd'], got ['c']",
+        ),
+        ({"options": {}}, TypeError, "options must be from trainingOptions, got dict"),
+        (
+            {"options": trainingOptions("sgdm")},
+            ValueError,
+            "MiniBatchSize must be at most the number of images, 20, got 128",
+        ),
+        (
+            {"options": trainingOptions("sgdm", ValidationData=(IMAGES, LABELS[:1]), **QUIET)},
+            ValueError,
+            "ValidationData[1] must be a 1-D array with a label for each of 20 images",
+        ),
+        ({"data_format": "BSC"}, ValueError, "data_format must hold 'B' and 'C' once"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(changes, error, message):
+    arguments = {
+        "images": IMAGES,
+        "labels": LABELS,
+        "layers": linear(),
+        "options": trainingOptions("sgdm", **QUIET),
+    }
+    with pytest.raises(error, match=re.escape(message)):
+        trainNetwork(**arguments | changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        (("lbfgs",), {}, ValueError, "solverName must be one of 'sgdm', 'adam', 'rmsprop', got"),
+        (("adam",), {"Momentum": 0.5}, TypeError, "there is no property 'Momentum'"),
+        (("sgdm",), {"MaxEpoch": 5}, TypeError, "did you mean 'MaxEpochs'?"),
+        (("sgdm", "MaxEpochs"), {}, TypeError, "properties must be pairs"),
+        (("sgdm",), {"MaxEpochs": 0}, ValueError, "MaxEpochs must be a positive integer, got 0"),
+        (
+            ("sgdm",),
+            {"Momentum": 1.5},
+            ValueError,
+            "Momentum must be a number from 0 to 1, got 1.5",
+        ),
+        (
+            ("sgdm",),
+            {"Shuffle": "twice"},
+            ValueError,
+            "Shuffle must be one of 'once', 'every-epoch'",
+        ),
+        (("sgdm",), {"Verbose": 2}, ValueError, "Verbose must be True or False, got 2"),
+        (("sgdm",), {"Verbose": "yes"}, TypeError, "Verbose must be True or False, got 'yes'"),
+        (("sgdm",), {"GradientThreshold": 0}, ValueError, "GradientThreshold must be a positive"),
+        (("sgdm",), {"ValidationData": 3}, ValueError, "ValidationData must be (images, labels)"),
+    ],
+)
+def test_wrong_options_are_refused(arguments, options, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        trainingOptions(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("solver", "expected"),
+    [
+        ("sgdm", {"InitialLearnRate": 0.01, "Momentum": 0.9}),
+        (
+            "adam",
+            {
+                "InitialLearnRate": 0.001,
+                "GradientDecayFactor": 0.9,
+                "SquaredGradientDecayFactor": 0.999,
+                "Epsilon": 1e-8,
+            },
+        ),
+        (
+            "RMSprop",
+            {"InitialLearnRate": 0.001, "SquaredGradientDecayFactor": 0.9, "Epsilon": 1e-8},
+        ),
+    ],
+)
+def test_options_are_at_first_what_they_are_in_matlab(solver, expected):
+    options = trainingOptions(solver)
+    assert {name: getattr(options, name) for name in expected} == expected
+    assert (options.MaxEpochs, options.MiniBatchSize, options.Shuffle) == (30, 128, "once")
+
+
+def test_only_a_trained_network_predicts():
+    with pytest.raises(TypeError, match="network must be a trained network, got LayerArray"):
+        predict(layers(linear()), IMAGES)
