@@ -1,6 +1,8 @@
 """A small folder of images and a run on it that several test files look at."""
 
+import contextlib
 import functools
+import io
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,7 +14,7 @@ from PIL import Image
 from grouped_conv_jax.commands import main
 
 EPOCHS = 4
-# 28 images to train on make three batches.
+# 28 images to train on make four batches, the last one of four images.
 OPTIONS = ["--image-size", "8x9", "--batch-size", "8", "--epochs", str(EPOCHS), "--seed", "7"]
 
 
@@ -32,13 +34,19 @@ def draw_images(folder, per_class=20):
 def _finished():
     base = Path(tempfile.mkdtemp())
     images, out = draw_images(base / "images"), base / "run"
-    assert main(["train", "--data", str(images), "--out", str(out), *OPTIONS]) == 0
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["train", "--data", str(images), "--out", str(out), *OPTIONS]) == 0
+    (base / "printed.txt").write_text(printed.getvalue())
     return base
 
 
 @pytest.fixture(scope="session")
 def finished():
-    """A directory with ``images`` and the ``run`` on them, not to be changed."""
+    """A directory with ``images``, the ``run`` on them and what that ``printed.txt``.
+
+    It is not to be changed.
+    """
     base = _finished()
     yield base
     shutil.rmtree(base, ignore_errors=True)

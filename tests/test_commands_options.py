@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,17 @@ def test_help_names_every_option_and_succeeds(capsys, command):
     }
     for word in expected["".join(command)].split():
         assert word in text
+
+
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_help_and_readme_say_how_images_are_read(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    help = capsys.readouterr().out
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    for word in ("proportions", "ransparent", "white", "rounded", "65535", "value_range"):
+        assert word in help
+        assert word in readme
 
 
 def test_python_m_is_the_command():

@@ -1,6 +1,5 @@
 """One step of training and the evaluation, compiled."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -66,14 +65,14 @@ class Learner:
         return State(params, batch_stats, self._solver.init(params), jnp.zeros(2, jnp.float32))
 
     def step(self, state: State, batch: np.ndarray) -> State:
-        """Takes one step on the images with the indices ``batch``."""
-        return self._jit_step(state, self._data.images[batch], self._data.labels[batch])
+        """Takes one step on the images with the indices ``batch``, no more than make a batch."""
+        return self._jit_step(state, *self._batch(batch))
 
     def evaluate(self, params: Arrays, batch_stats: Arrays, indices: np.ndarray) -> Evaluation:
         """Evaluates on the images with the given indices."""
         losses, answers = [], []
-        for batch in _batches(indices, self._batch_size):
-            images, labels = self._data.images[batch], self._data.labels[batch]
+        for start in range(0, len(indices), self._batch_size):
+            images, labels, _ = self._batch(indices[start : start + self._batch_size])
             loss, answer = self._jit_evaluate(params, batch_stats, images, labels)
             losses.append(loss)
             answers.append(answer)
@@ -87,17 +86,22 @@ class Learner:
         """The learning rate of a step."""
         return float(self._schedule(step))
 
-    def _step(self, state: State, images: jax.Array, labels: jax.Array) -> State:
+    def _batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images, labels and a mask, filled up to one size so that there is one compilation."""
+        filled = np.resize(indices, self._batch_size)
+        mask = np.arange(self._batch_size) < len(indices)
+        return self._data.images[filled], self._data.labels[filled], mask
+
+    def _step(self, state: State, images: jax.Array, labels: jax.Array, mask: jax.Array) -> State:
         def mean_loss(params: Arrays) -> tuple[jax.Array, Any]:
             logits, batch_stats = self._network.logits(
-                params, state.batch_stats, scale_pixels(images), True
+                params, state.batch_stats, scale_pixels(images), mask
             )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            right = jnp.sum(logits.argmax(-1).astype(labels.dtype) == labels)
-            return losses.mean(), (
-                batch_stats,
-                jnp.stack([losses.sum(), right.astype(jnp.float32)]),
-            )
+            right = logits.argmax(-1).astype(labels.dtype) == labels
+            sums = losses.sum(where=mask), right.sum(where=mask, dtype=jnp.float32)
+            totals = jnp.stack(sums)
+            return losses.mean(where=mask), (batch_stats, totals)
 
         gradients, (batch_stats, totals) = jax.grad(mean_loss, has_aux=True)(state.params)
         updates, solver = self._solver.update(gradients, state.solver, state.params)
@@ -107,13 +111,13 @@ class Learner:
     def _evaluate(
         self, params: Arrays, batch_stats: Arrays, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        logits, _ = self._network.logits(params, batch_stats, scale_pixels(images), False)
+        logits, _ = self._network.logits(params, batch_stats, scale_pixels(images), None)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels), logits.argmax(-1)
 
 
 def scale_pixels(images: jax.Array) -> jax.Array:
-    """Brings uint8 pixels to the interval from 0 to 1."""
-    return images.astype(jnp.float32) / PIXEL_MAXIMUM
+    """Brings uint8 pixels to the interval from 0 to 1, where floats are already."""
+    return images if images.dtype == jnp.float32 else images.astype(jnp.float32) / PIXEL_MAXIMUM
 
 
 def learning_rate_schedule(options: Options, steps_per_epoch: int) -> optax.Schedule:
@@ -135,9 +139,3 @@ def make_solver(
         return optim.sgdm(schedule, options.momentum, l2_regularization=options.l2, factors=factors)
     solver = optim.adam if options.solver == "adam" else optim.rmsprop
     return solver(schedule, l2_regularization=options.l2, factors=factors)
-
-
-def _batches(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Cuts indices into batches of one size, so that there is one compilation."""
-    for start in range(0, len(indices), size):
-        yield np.resize(indices[start : start + size], size)

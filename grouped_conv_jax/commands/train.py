@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from grouped_conv_jax.commands import _options, _run_directory
-from grouped_conv_jax.commands._errors import require
+from grouped_conv_jax.commands._errors import CommandError, require
+from grouped_conv_jax.commands._images import HOW_IMAGES_ARE_READ
 from grouped_conv_jax.commands._options import Options
 
 _DEFAULT = Options()
@@ -17,20 +18,26 @@ Trains the channel-wise separable network (grouped_conv_jax.linen.SeparableNetwo
 grouped_conv_jax.nnx.SeparableNetwork) on images: scikit-learn's 1,797 handwritten
 digits, or a folder of your own. 15 % of each class are held out for validation and
 15 % for test. The parameters of the epoch with the lowest validation loss are kept.
+The biases in front of the batch normalizations stay 0 (learning-rate factor 0): these
+cancel them, and only rounding errors would move them.
 """
-EPILOG = """\
+EPILOG = f"""\
+{HOW_IMAGES_ARE_READ}
 what is written to --out:
-  config.json       options, classes, image size, scaling of the pixels, results
+  config.json       options, classes, image size, scaling of the pixels, results, and
+                    the versions of JAX, jaxlib, Flax and this package
   metrics.csv       loss and accuracy of each epoch
   curves.png        the same as curves
   filters.png       the filters of the first two convolutions, by group
   confusion.png     which test images were taken for what
   model.stablehlo   the network for `predict`, for CPU, CUDA and TPU
+  examples/         a few test images, to try `predict` on
   checkpoint/       all that --resume needs, in Orbax's format
 
-Ctrl-C saves and stops. `train --resume --out DIR` goes on, after Ctrl-C or any other
-end, and reaches the results of a run that was never interrupted (on a GPU, to the last
-digit, under XLA_FLAGS=--xla_gpu_deterministic_ops=true).
+Ctrl-C and SIGTERM save and stop, with the exit status 130 or 143. `train --resume --out
+DIR` goes on, after these or any other end, and reaches the results of a run that was
+never interrupted (on a GPU, to the last digit, under
+XLA_FLAGS=--xla_gpu_deterministic_ops=true).
 """
 
 
@@ -100,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains, or goes on with it.
 
     Returns:
-        0, or 130 after Ctrl-C.
+        0, 130 after Ctrl-C, or 143 after SIGTERM.
 
     Raises:
         CommandError: an option or the data are wrong, or the loss is no finite number any more.
@@ -110,17 +117,22 @@ def run(arguments: argparse.Namespace) -> int:
         given["data"] = os.path.abspath(given["data"])
     out = arguments.out or Path("runs", Path(given.get("data", "digits")).name)
     stored = _run_directory.find_config(out) if arguments.resume else None
-    if stored is None:
-        _run_directory.check_free(out)
-        options = Options.begin(given)
-    else:
+    if stored is not None:
         options = Options.from_json(stored["options"]).resume(given)
+    elif arguments.resume:
+        raise CommandError(
+            f"--resume needs a run to go on with, and there is no {out / _run_directory.CONFIG}; "
+            "name the run's directory by --out, or leave --resume out to begin a run"
+        )
+    else:
+        options = Options.begin(given)
     require("matplotlib", "flatbuffers", "PIL" if options.data else "sklearn.datasets")
     if sys.stderr.isatty():
         require("tqdm")
-    if arguments.resume and stored is None:
-        print(f"nothing to resume in {out}: this run begins anew", file=sys.stderr)
+    with _run_directory.locked(out):
+        if stored is None:
+            _run_directory.check_free(out)
 
-    from grouped_conv_jax.commands._run import Run
+        from grouped_conv_jax.commands import _run
 
-    return Run(out, options, stored).execute()
+        return _run.execute(out, options, stored)
