@@ -7,11 +7,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from grouped_conv_jax.commands import main
+from grouped_conv_jax.commands import _learner, main
+from grouped_conv_jax.commands._devices import Devices
 
 EPOCHS = 4
 # 28 images to train on make four batches, the last one of four images.
@@ -30,12 +32,23 @@ def draw_images(folder, per_class=20):
     return folder
 
 
+@pytest.fixture
+def one_device(monkeypatch):
+    """Runs in this process train on one device, as those in other processes do."""
+    _use_one_device(monkeypatch)
+
+
+def _use_one_device(monkeypatch):
+    monkeypatch.setattr(_learner, "Devices", lambda: Devices(jax.devices()[:1]))
+
+
 @functools.cache
 def _finished():
     base = Path(tempfile.mkdtemp())
     images, out = draw_images(base / "images"), base / "run"
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as monkeypatch:
+        _use_one_device(monkeypatch)
         assert main(["train", "--data", str(images), "--out", str(out), *OPTIONS]) == 0
     (base / "printed.txt").write_text(printed.getvalue())
     return base

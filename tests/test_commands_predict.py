@@ -243,6 +243,6 @@ def test_predict_imports_nothing_that_trains(base, pictures):
         for name in (
             *("bench", "predict", "train"),
             *("_errors", "_huge_pages", "_images", "_one_case", "_options"),
-            *("_other_process", "_program", "_run_directory"),
+            *("_other_process", "_processes", "_program", "_run_directory"),
         )
     }

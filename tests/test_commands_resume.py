@@ -11,10 +11,12 @@ import sys
 
 import numpy as np
 import pytest
-from command_runs import EPOCHS, OPTIONS, finished  # noqa: F401
+from command_runs import EPOCHS, OPTIONS, finished, one_device  # noqa: F401
 from jax import export
 
 from grouped_conv_jax.commands import _data, _progress, _run_directory, main
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(name="base")
@@ -99,11 +101,12 @@ def test_ctrl_c_and_sigterm_within_an_epoch_keep_its_steps(
         if next(steps) == 5:
             signal.raise_signal(number)
 
-    monkeypatch.setattr(_progress.Lines, "step", step)
     before, status = signal.getsignal(number), 128 + number
-    assert main(["train", "--data", str(base / "images"), "--out", str(out), *OPTIONS]) == status
+    with monkeypatch.context() as patch:
+        patch.setattr(_progress.Lines, "step", step)
+        words = ["train", "--data", str(base / "images"), "--out", str(out), *OPTIONS]
+        assert main(words) == status
     assert signal.getsignal(number) is before
-    monkeypatch.undo()
     # An epoch has four steps.
     assert os.listdir(out / "checkpoint") == ["5"]
     assert resume(out) == 0
@@ -164,10 +167,11 @@ def test_a_run_that_ends_while_its_data_are_loaded_can_be_resumed(
         raise KeyboardInterrupt
 
     out = tmp_path / "run"
-    monkeypatch.setattr(_data, "load_folder", interrupt)
-    assert main(["train", "--data", str(base / "images"), "--out", str(out), *OPTIONS]) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(_data, "load_folder", interrupt)
+        words = ["train", "--data", str(base / "images"), "--out", str(out), *OPTIONS]
+        assert main(words) == 130
     assert f"train --resume --out {out}" in capsys.readouterr().err
-    monkeypatch.undo()
     config = json.loads((out / "config.json").read_text())
     assert (config["options"]["seed"], config["results"]) == (7, None)
     assert resume(out, "--data", str(tmp_path / "nowhere")) == 2

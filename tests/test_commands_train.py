@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from command_runs import EPOCHS, OPTIONS, draw_images, finished  # noqa: F401
+from command_runs import EPOCHS, OPTIONS, draw_images, finished, one_device  # noqa: F401
 from jax import export
 from PIL import Image
 
@@ -29,6 +29,8 @@ from grouped_conv_jax.commands._plots import draw_confusion, draw_curves, draw_f
 from grouped_conv_jax.commands._progress import Bar
 from grouped_conv_jax.commands._run_directory import write
 from grouped_conv_jax.commands._training import Training, best_epoch
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(name="base")
@@ -285,40 +287,6 @@ def test_a_network_brings_the_factors_of_its_layers_and_freezes_cancelled_biases
     factors = _networks.build(api, (8, 8, 1), 10).factors
     for got, wanted in zip(factors, expected, strict=True):
         assert jax.tree.leaves(got) == jax.tree.leaves(wanted)
-
-
-@pytest.mark.parametrize("api", ["linen", "nnx"])
-def test_a_partial_batch_is_a_step_on_its_images_alone(api):
-    """Against a step of the module on as many images, without any filling."""
-    data, options = _data.load_digits(), Options.begin({"batch_size": 8, "solver": "sgdm"})
-    learner = Learner(_networks.build(api, (8, 8, 1), 10), data, options, 1)
-    before, few = learner.begin(seed=0), np.arange(5)
-    after = learner.step(before, few)
-    images = jnp.asarray(data.images[few] / 255, jnp.float32)
-    model = linen.SeparableNetwork(10)
-
-    def loss(params):
-        variables = {"params": params, "batch_stats": before.batch_stats}
-        logits, changed = model.apply(
-            variables, images, True, method="logits", mutable=["batch_stats"]
-        )
-        shares = jax.nn.log_softmax(logits)[few, data.labels[few]]
-        return -shares.mean(), (changed["batch_stats"], logits)
-
-    (mean, (batch_stats, logits)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
-        before.params
-    )
-    # The first step of sgdm with L2 regularization: the rate times the gradient.
-    for name, factor in (("weights", 1), ("bias", 0)):
-        old, gradient = before.params["pointwise"][name], gradients["pointwise"][name]
-        expected = old - 0.05 * factor * (gradient + 1e-4 * old)
-        np.testing.assert_allclose(after.params["pointwise"][name], expected, atol=1e-6)
-    for got, wanted in zip(
-        jax.tree.leaves(after.batch_stats), jax.tree.leaves(batch_stats), strict=True
-    ):
-        np.testing.assert_allclose(got, wanted, atol=1e-6)
-    right = (logits.argmax(-1) == data.labels[few]).sum()
-    np.testing.assert_allclose(after.totals, [5 * mean, right], rtol=1e-5)
 
 
 def test_factors_of_the_network_reach_the_solver():

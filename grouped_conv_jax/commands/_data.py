@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grouped_conv_jax.commands._errors import CommandError
+from grouped_conv_jax.commands._errors import CommandError, require
 from grouped_conv_jax.commands._images import (
     PIXEL_MAXIMUM,
     Picture,
@@ -93,6 +93,7 @@ class Dataset:
 
 def load_digits() -> Dataset:
     """Loads scikit-learn's 1,797 images of handwritten digits, 8 x 8 pixels of 17 greys."""
+    require("sklearn.datasets")
     from sklearn import datasets
 
     digits = datasets.load_digits()

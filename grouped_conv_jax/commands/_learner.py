@@ -9,6 +9,7 @@ import optax
 
 from grouped_conv_jax import optim
 from grouped_conv_jax.commands._data import Dataset
+from grouped_conv_jax.commands._devices import Devices, Tree
 from grouped_conv_jax.commands._images import PIXEL_MAXIMUM
 from grouped_conv_jax.commands._networks import Arrays, Network
 from grouped_conv_jax.commands._options import DROP_FACTOR, DROP_PERIOD, Options
@@ -46,23 +47,37 @@ class Learner:
         data: all images.
         options: of the run.
         steps_per_epoch: after how many steps the schedule counts an epoch.
+        devices: what computes; ``None`` for all devices.
     """
 
     def __init__(
-        self, network: Network, data: Dataset, options: Options, steps_per_epoch: int
+        self,
+        network: Network,
+        data: Dataset,
+        options: Options,
+        steps_per_epoch: int,
+        devices: Devices | None = None,
     ) -> None:
         self._network = network
         self._data = data
-        self._batch_size = options.batch_size
+        self._devices = devices or Devices()
+        # Filled up, so that every device has as many images.
+        self._size = -(-options.batch_size // self._devices.count) * self._devices.count
         self._schedule = learning_rate_schedule(options, steps_per_epoch)
         self._solver = make_solver(options, self._schedule, network.factors)
-        self._jit_step = jax.jit(self._step)
-        self._jit_evaluate = jax.jit(self._evaluate)
+        everywhere = self._devices.everywhere
+        self._jit_step = jax.jit(self._step, out_shardings=everywhere)
+        self._jit_evaluate = jax.jit(self._evaluate, out_shardings=everywhere)
 
     def begin(self, seed: int) -> State:
         """The state before the first step."""
         params, batch_stats = self._network.initialize(seed)
-        return State(params, batch_stats, self._solver.init(params), jnp.zeros(2, jnp.float32))
+        state = State(params, batch_stats, self._solver.init(params), jnp.zeros(2, jnp.float32))
+        return self.place(state)
+
+    def place(self, tree: Tree) -> Tree:
+        """Brings arrays, of a checkpoint for example, to where the steps take them from."""
+        return self._devices.replicate(tree)
 
     def step(self, state: State, batch: np.ndarray) -> State:
         """Takes one step on the images with the indices ``batch``, no more than make a batch."""
@@ -71,8 +86,8 @@ class Learner:
     def evaluate(self, params: Arrays, batch_stats: Arrays, indices: np.ndarray) -> Evaluation:
         """Evaluates on the images with the given indices."""
         losses, answers = [], []
-        for start in range(0, len(indices), self._batch_size):
-            images, labels, _ = self._batch(indices[start : start + self._batch_size])
+        for start in range(0, len(indices), self._size):
+            images, labels, _ = self._batch(indices[start : start + self._size])
             loss, answer = self._jit_evaluate(params, batch_stats, images, labels)
             losses.append(loss)
             answers.append(answer)
@@ -86,11 +101,12 @@ class Learner:
         """The learning rate of a step."""
         return float(self._schedule(step))
 
-    def _batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _batch(self, indices: np.ndarray) -> list[jax.Array]:
         """Images, labels and a mask, filled up to one size so that there is one compilation."""
-        filled = np.resize(indices, self._batch_size)
-        mask = np.arange(self._batch_size) < len(indices)
-        return self._data.images[filled], self._data.labels[filled], mask
+        filled = np.resize(indices, self._size)
+        mask = np.arange(self._size) < len(indices)
+        arrays = self._data.images[filled], self._data.labels[filled], mask
+        return [self._devices.spread(array) for array in arrays]
 
     def _step(self, state: State, images: jax.Array, labels: jax.Array, mask: jax.Array) -> State:
         def mean_loss(params: Arrays) -> tuple[jax.Array, Any]:

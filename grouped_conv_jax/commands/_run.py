@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from grouped_conv_jax import __version__
@@ -20,6 +22,7 @@ from grouped_conv_jax.commands import (
     _interrupts,
     _networks,
     _plots,
+    _processes,
     _program,
     _run_directory,
 )
@@ -55,34 +58,37 @@ def execute(out: Path, options: Options, stored: dict[str, Any] | None) -> int:
     try:
         data, split = _prepare(out, options, stored)
         with _interrupts.deferred() as interrupted:
-            Run(out, options, data, split).execute(interrupted)
+            # A signal to one process stops all of them, after the same step.
+            Run(out, options, data, split).execute(lambda: _processes.highest(interrupted()))
     except InterruptedRunError as error:
         number = error.number
     except KeyboardInterrupt:
         number = signal.SIGINT
     else:
         return 0
-    advice = _program.command("train", "--resume", "--out", out)
-    print(f"interrupted and saved; go on with: {advice}", file=sys.stderr)
+    if _processes.is_first():
+        advice = _program.command("train", "--resume", "--out", out)
+        print(f"interrupted and saved; go on with: {advice}", file=sys.stderr)
     return 128 + number
 
 
 def _prepare(
     out: Path, options: Options, stored: dict[str, Any] | None
 ) -> tuple[Dataset, dict[str, np.ndarray]]:
-    """Loads and splits the data."""
-    if stored is None:
+    """Loads and splits the data, the same ones in all processes."""
+    begins = stored is None and _processes.is_first()
+    if begins:
         # First of all: what --resume goes by.
         _run_directory.write_config(out, _config(options))
     try:
-        data = _load(options)
-        split = data.split(options.seed)
-        steps_per_epoch(split, options)
+        data, split = _processes.together(lambda: _load(options))
+        fingerprint = _processes.from_first(lambda: data.fingerprint)
+        _processes.together(lambda: _check_same_images(data, fingerprint))
     except CommandError:
-        if stored is None:
+        if begins:
             _run_directory.discard(out)
         raise
-    if stored is not None and stored.get("images_sha256") not in (None, data.fingerprint):
+    if stored is not None and stored.get("images_sha256") not in (None, fingerprint):
         raise CommandError(
             f"--resume needs the images that the run in {out} began with; "
             f"those in {options.data or 'the digits'} are others"
@@ -90,8 +96,24 @@ def _prepare(
     return data, split
 
 
+def _load(options: Options) -> tuple[Dataset, dict[str, np.ndarray]]:
+    if options.data is None:
+        data = _data.load_digits()
+    else:
+        assert options.image_size is not None
+        data = _data.load_folder(Path(options.data), options.image_size)
+    split = data.split(options.seed)
+    steps_per_epoch(split, options)
+    return data, split
+
+
+def _check_same_images(data: Dataset, fingerprint: str) -> None:
+    if data.fingerprint != fingerprint:
+        raise CommandError("--data must hold the same images for all processes")
+
+
 class Run:
-    """Trains the network and writes what comes of it.
+    """Trains the network; in the first process, writes and shows what comes of it.
 
     Args:
         out: the directory of the run.
@@ -108,15 +130,17 @@ class Run:
         self._data = data
         self._split = split
         self._steps_per_epoch = steps_per_epoch(split, options)
+        self._is_first = _processes.is_first()
 
     def execute(self, interrupted: Callable[[], int]) -> None:
         """Runs from wherever the run stands."""
-        self._introduce()
+        if self._is_first:
+            self._introduce()
         learner = Learner(self._network(), self._data, self._options, self._steps_per_epoch)
         training = Training(learner, self._split, self._options)
         with Checkpoints(self._out / _run_directory.CHECKPOINT) as checkpoints:
             start = training.begin()
-            snapshot = checkpoints.restore(like=start) or start
+            snapshot = training.place(checkpoints.restore(like=start) or start)
             if len(snapshot.history) > self._options.epochs:
                 raise CommandError(
                     f"--epochs must be at least the {len(snapshot.history)} that the run in "
@@ -124,7 +148,7 @@ class Run:
                 )
             self._write_config(results=None)
             taken = training.steps_taken(snapshot)
-            if taken:
+            if taken and self._is_first:
                 print(f"going on after {_place(snapshot, self._steps_per_epoch)}", flush=True)
             with self._progress(taken) as progress:
                 snapshot = training.run(snapshot, checkpoints, progress, interrupted, self._publish)
@@ -161,15 +185,20 @@ class Run:
                 )
 
     def _progress(self, steps_taken: int) -> Progress:
+        if not self._is_first:
+            return Progress()
         if on_terminal():
             return Bar(self._options.epochs, self._steps_per_epoch, steps_taken)
         return Lines(self._options.epochs)
 
     def _write_config(self, results: dict[str, float] | None) -> None:
-        config = _config(self._options, self._data, self._split, results)
-        _run_directory.write_config(self._out, config)
+        if self._is_first:
+            config = _config(self._options, self._data, self._split, results)
+            _run_directory.write_config(self._out, config)
 
     def _publish(self, history: Sequence[Row]) -> None:
+        if not self._is_first:
+            return
         text = io.StringIO()
         table = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
         table.writeheader()
@@ -179,12 +208,15 @@ class Run:
     def _finish(self, learner: Learner, snapshot: Snapshot) -> None:
         indices, best = self._split["test"], snapshot.best
         test = learner.evaluate(best["params"], best["batch_stats"], indices)
+        if not self._is_first:
+            return
         kept = best_epoch(snapshot.history)
+        # The exported network must not depend on the devices that trained it.
+        best = jax.tree.map(lambda array: jnp.asarray(np.asarray(array)), best)
         layers = {
             "First convolution": best["params"]["convolution"],
             "Channel-wise convolution": best["params"]["channel_wise"],
         }
-        # The exported network must not depend on the device that trained it.
         network = self._network(implementation="lax")
         files = {
             _run_directory.MODEL: _export.export_model(
@@ -259,13 +291,6 @@ def _config(
             "left_out": data.left_out,
         }
     return config | {"results": results}
-
-
-def _load(options: Options) -> Dataset:
-    if options.data is None:
-        return _data.load_digits()
-    assert options.image_size is not None
-    return _data.load_folder(Path(options.data), options.image_size)
 
 
 def _place(snapshot: Snapshot, steps_per_epoch: int) -> str:

@@ -49,6 +49,11 @@ class Training:
         state = self._learner.begin(self._options.seed)
         return Snapshot(state, _result(state), history=[], step=0)
 
+    def place(self, snapshot: Snapshot) -> Snapshot:
+        """Brings a snapshot to the devices."""
+        state, best = self._learner.place((snapshot.state, snapshot.best))
+        return snapshot._replace(state=state, best=best)
+
     def is_over(self, history: Sequence[Row]) -> bool:
         """Whether all epochs are done, or patience has run out."""
         patience = self._options.patience or math.inf
