@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from grouped_conv_jax import __version__
-from grouped_conv_jax.commands import _processes, main
+from grouped_conv_jax.commands import _processes, _program, main
 from grouped_conv_jax.commands._errors import CommandError
 from grouped_conv_jax.commands._options import Options, image_size
 
@@ -39,6 +39,19 @@ def test_help_and_readme_say_how_images_are_read(capsys, command):
     for word in ("proportions", "ransparent", "white", "rounded", "65535", "value_range"):
         assert word in help
         assert word in readme
+
+
+def test_advice_names_the_program_as_it_was_started(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", [".venv/bin/grouped-conv-jax", "train"])
+    assert _program.command("train", "--out", "my run") == (
+        ".venv/bin/grouped-conv-jax train --out 'my run'"
+    )
+    # Found by its name alone.
+    installed = tmp_path / "grouped-conv-jax"
+    installed.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [str(installed), "train"])
+    assert _program.command("train") == "grouped-conv-jax train"
 
 
 def test_python_m_is_the_command():
