@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from command_runs import EPOCHS, OPTIONS, finished, one_device  # noqa: F401
 from jax import export
 
-from grouped_conv_jax.commands import _data, _progress, _run_directory, main
+from grouped_conv_jax.commands import _data, _progress, _run, _run_directory, main
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -91,22 +92,19 @@ def test_ctrl_c_saves_says_how_to_resume_and_loses_nothing(base, tmp_path):
     assert_same_run(out, base / "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_within_an_epoch_keep_its_steps(
-    base, tmp_path, monkeypatch, capsys, number
-):
+def test_sigterm_within_an_epoch_keeps_its_steps(base, tmp_path, monkeypatch, capsys):
     out, steps = tmp_path / "run", itertools.count(1)
 
     def step(_):
         if next(steps) == 5:
-            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGTERM)
 
-    before, status = signal.getsignal(number), 128 + number
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
         patch.setattr(_progress.Lines, "step", step)
         words = ["train", "--data", str(base / "images"), "--out", str(out), *OPTIONS]
-        assert main(words) == status
-    assert signal.getsignal(number) is before
+        assert main(words) == 143
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     # An epoch has four steps.
     assert os.listdir(out / "checkpoint") == ["5"]
     assert resume(out) == 0
@@ -175,8 +173,10 @@ def test_a_run_that_ends_while_its_data_are_loaded_can_be_resumed(
     config = json.loads((out / "config.json").read_text())
     assert (config["options"]["seed"], config["results"]) == (7, None)
     assert resume(out, "--data", str(tmp_path / "nowhere")) == 2
+    begun = []
+    monkeypatch.setattr(_run, "Run", lambda *_: SimpleNamespace(execute=begun.append))
     assert resume(out) == 0
-    assert_same_run(out, base / "run")
+    assert len(begun) == 1
 
 
 def test_a_second_run_in_the_same_directory_says_so_at_once_and_stops(base, tmp_path, capsys):
