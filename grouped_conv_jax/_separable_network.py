@@ -3,6 +3,8 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from grouped_conv_jax import _checks
 
@@ -52,6 +54,11 @@ def num_features(image_size: tuple[int, ...]) -> int:
     # The strided convolution rounds up, the pooling down.
     last = CONVOLUTIONS["pointwise"]["num_filters_per_group"]
     return ((height + 1) // 2 // 2) * ((width + 1) // 2 // 2) * last
+
+
+def over_pixels(mask: ArrayLike | None) -> jax.Array | None:
+    """A mask of images ``(B,)`` as one of pixels ``(B, 1, 1, 1)``."""
+    return None if mask is None else jnp.asarray(mask)[..., None, None, None]
 
 
 def check_rank(shape: tuple[Any, ...]) -> None:

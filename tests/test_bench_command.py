@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from grouped_conv_jax import _allocator
 from grouped_conv_jax.benchmarks import contenders, machine, results
@@ -150,6 +151,33 @@ def test_kept_runs_are_shown_again(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_one_shape_has_its_row_and_its_name_in_the_plot(tmp_path, monkeypatch):
+    path, table, picture = (tmp_path / name for name in ("run.json", "table.md", "plot.png"))
+    run(*SHAPE, "--json", path, "--role", "forward")
+    figures, savefig = [], Figure.savefig
+
+    def remember(figure, *args, **kwargs):
+        figures.append(figure)
+        savefig(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    assert run("--from-json", path, "--markdown", table, "--plot", picture) == 0
+    ours, lax = results.from_json(path.read_text())["measurements"]
+    speedup = lax["milliseconds"] / ours["milliseconds"]
+    *_, header, _, row = table.read_text().splitlines()
+    assert header == "| suite | cases | forward / lax |"
+    name, count, ratio = row.strip("| ").split(" | ")
+    assert (name, count) == ("1x6x6x4->4 k3 g2", "1")
+    assert float(ratio[:-1]) == pytest.approx(speedup, rel=0.05)
+    (figure,) = figures
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [name]
+    assert [text.get_text() for text in axes.texts] == [ratio]
+    # The title is not wider than the picture.
+    title = figure._suptitle.get_window_extent()
+    assert 0 <= title.x0 < title.x1 <= figure.bbox.width
+
+
 def test_markdown_can_be_printed_alone(tmp_path, capsys):
     path = tmp_path / "run.json"
     run(*SHAPE, "--json", path, "--role", "forward")
@@ -285,4 +313,6 @@ def test_help_needs_nothing_that_is_optional(monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         run("--help")
     assert caught.value.code == 0
-    assert "mobilenet-v2" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "mobilenet-v2" in shown
+    assert "forward, filter-gradient, input-gradient" in " ".join(shown.split())

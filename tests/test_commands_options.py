@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from grouped_conv_jax import __version__
-from grouped_conv_jax.commands import main
+from grouped_conv_jax.commands import _processes, _program, main
 from grouped_conv_jax.commands._errors import CommandError
 from grouped_conv_jax.commands._options import Options, image_size
 
@@ -19,12 +21,37 @@ def test_help_names_every_option_and_succeeds(capsys, command):
     text = capsys.readouterr().out
     expected = {
         "train": "--data --image-size --api --solver --learning-rate --l2 --momentum --epochs "
-        "--batch-size --seed --schedule --patience --resume --out --no-huge-pages model.stablehlo",
+        "--batch-size --seed --schedule --patience --resume --out --no-huge-pages model.stablehlo "
+        "--coordinator --processes --process-id",
         "predict": "--model --json --no-huge-pages IMAGE",
         "": "train predict --version",
     }
     for word in expected["".join(command)].split():
         assert word in text
+
+
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_help_and_readme_say_how_images_are_read(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    help = capsys.readouterr().out
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    for word in ("proportions", "ransparent", "white", "rounded", "65535", "value_range"):
+        assert word in help
+        assert word in readme
+
+
+def test_advice_names_the_program_as_it_was_started(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", [".venv/bin/grouped-conv-jax", "train"])
+    assert _program.command("train", "--out", "my run") == (
+        ".venv/bin/grouped-conv-jax train --out 'my run'"
+    )
+    # Found by its name alone.
+    installed = tmp_path / "grouped-conv-jax"
+    installed.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [str(installed), "train"])
+    assert _program.command("train") == "grouped-conv-jax train"
 
 
 def test_python_m_is_the_command():
@@ -60,6 +87,12 @@ REFUSED = [
     (["--api", "keras"], "argument --api: invalid choice: 'keras'"),
     (["--solver", "sgd"], "argument --solver: invalid choice: 'sgd'"),
     (["--schedule", "cosine"], "argument --schedule: invalid choice: 'cosine'"),
+    (["--coordinator", "host"], "argument --coordinator: must be HOST:PORT, got 'host'"),
+    (["--coordinator", ":80"], "must be HOST:PORT, got ':80'"),
+    (["--coordinator", "host:0"], "must be HOST:PORT, got 'host:0'"),
+    (["--coordinator", "host:70000"], "must be HOST:PORT, got 'host:70000'"),
+    (["--processes", "0"], "argument --processes: must be a positive integer, got '0'"),
+    (["--process-id=-1"], "argument --process-id: must be an integer from 0, got '-1'"),
     (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
 ]
 
@@ -87,6 +120,11 @@ def test_a_missing_or_unknown_argument_is_refused(capsys, arguments):
         (["--momentum", "0.5"], "--momentum is for --solver sgdm, got --solver adam"),
         (["--momentum=1", "--solver=rmsprop"], "for --solver sgdm, got --solver rmsprop"),
         (["--data", "nowhere"], "--data must be a folder with one subfolder a class"),
+        (["--processes", "2"], "--coordinator, --processes and --process-id belong together"),
+        (
+            ["--coordinator", "localhost:1", "--processes", "2", "--process-id", "2"],
+            "--process-id must be less than --processes 2, got 2",
+        ),
         (["--batch-size", "2000"], "--batch-size must be at most the number of training images"),
     ],
 )
@@ -105,6 +143,22 @@ def test_train_refuses_to_write_over_a_file(capsys, tmp_path):
     assert main(["train", "--out", str(path)]) == 2
     assert "--out must be a directory" in capsys.readouterr().err
     assert path.read_text() == "mine"
+
+
+def test_processes_with_other_options_are_refused(capsys, monkeypatch, tmp_path):
+    """As if the first process had been given something else."""
+    monkeypatch.setattr(_processes, "from_first", lambda _: '{"seed": 1}')
+    assert main(["train", "--out", str(tmp_path / "out"), "--seed", "2"]) == 2
+    error = capsys.readouterr().err
+    assert 'all processes need the same options, {"seed": 1}; got {' in error
+    assert '"seed": 2' in error
+
+
+def test_processes_with_more_devices_than_others_are_refused():
+    devices = [SimpleNamespace(process_index=i) for i in (0, 1, 1, 0)]
+    _processes.check_even(devices)
+    with pytest.raises(CommandError, match="as many devices, got 2 in process 0, 1 in process 1"):
+        _processes.check_even([devices[i] for i in (0, 3, 1)])
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "checkpoint", "model.stablehlo", "curves.png"])

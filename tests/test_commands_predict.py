@@ -1,6 +1,7 @@
 """``predict``: answers of the exported network, without the code that trained it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -126,11 +127,89 @@ def test_a_directory_without_a_network_is_refused(base, tmp_path, capsys):
     for change in ({"image_size": [9, 8]}, {"channels": 1}, {"classes": ["a", "b", "c"]}):
         (tmp_path / "run" / "config.json").write_text(json.dumps(config | change))
         fails_with("are of different runs")
-    for change in ({"image_size": 3}, {"pixel_maximum": "a"}, {"classes": None}):
+    for change in ({"image_size": 3}, {"value_range": 3}, {"classes": None}):
         (tmp_path / "run" / "config.json").write_text(json.dumps(config | change))
         fails_with("config.json is damaged")
     (tmp_path / "run" / "config.json").write_text("{")
     fails_with("config.json is damaged")
+
+
+def test_a_network_of_a_newer_jax_is_refused_with_that_reason(base, pictures, tmp_path, capsys):
+    config = json.loads((base / "run" / "config.json").read_text())
+    newer = ".".join(str(number + 1) for number in jax.__version_info__[:2])
+    config["versions"]["jax"] = f"{newer}.dev1"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    network = (base / "run" / "model.stablehlo").read_bytes()
+    for content in (network, b"a format of the future"):
+        (tmp_path / "model.stablehlo").write_bytes(content)
+        assert main(["predict", "--model", str(tmp_path), *pictures]) == 2
+        error = capsys.readouterr().err
+        assert f"by JAX {newer}.dev1, which is newer than the JAX {jax.__version__}" in error
+        assert "damaged" not in error
+
+
+def test_a_folder_stands_for_its_images(base, tmp_path, capsys):
+    folder, other = base / "images", tmp_path / "folder"
+    assert predict(base, folder) == 0
+    names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [str(path) for path in sorted(folder.glob("*/*.png"))]
+    (other / ".hidden").mkdir(parents=True)
+    shutil.copy(folder / "left" / "03.png", other / "a.png")
+    shutil.copy(folder / "left" / "03.png", other / ".hidden" / "b.png")
+    (other / "notes.txt").write_text("no image")
+    assert predict(base, other) == 1
+    printed = capsys.readouterr()
+    assert [line.split("\t")[0] for line in printed.out.splitlines()] == [str(other / "a.png")]
+    assert printed.err.startswith(f"{other / 'notes.txt'}: cannot identify")
+
+
+def test_a_folder_without_files_is_named(base, tmp_path, capsys):
+    assert predict(base, tmp_path) == 1
+    assert capsys.readouterr().err.startswith(f"{tmp_path}: ")
+
+
+def test_a_name_with_newline_and_tab_stays_on_its_line(base, tmp_path, capsys):
+    path = tmp_path / "a\nb\t\x1b[31m猫.png"
+    shutil.copy(base / "images" / "left" / "03.png", path)
+    assert predict(base, path) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.split("\t")[0] == f"{tmp_path}/a\\nb\\t\\x1b[31m猫.png"
+    # JSON has escapes of its own.
+    assert predict(base, "--json", path) == 0
+    assert json.loads(capsys.readouterr().out)[0]["image"] == str(path)
+
+
+def test_a_reader_that_stops_is_no_failure(base, pictures):
+    """As in ``predict ... | head -1``."""
+    script = "import sys; from grouped_conv_jax.commands import main; sys.exit(main(sys.argv[1:]))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", script, "predict", "--model", str(base / "run"), *pictures],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_values_without_a_range_are_mapped_as_in_training(base, tmp_path, capsys):
+    for name in ("config.json", "model.stablehlo"):
+        shutil.copy(base / "run" / name, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    random = np.random.default_rng(0).integers(0, 256, (8, 9)).astype(np.uint8)
+    Image.fromarray(random).save(tmp_path / "8.png")
+    # The same image in other units.
+    Image.fromarray(random.astype(np.float32) * 4 - 100).save(tmp_path / "32.tif")
+    (tmp_path / "config.json").write_text(json.dumps(config | {"value_range": [-100, 920]}))
+    files = [str(tmp_path / name) for name in ("8.png", "32.tif")]
+    assert main(["predict", "--json", "--model", str(tmp_path), *files]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["probability"] == pytest.approx(second["probability"], rel=1e-5)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["predict", "--model", str(tmp_path), *files]) == 1
+    assert "32.tif: has 32-bit values, for which there is no range" in capsys.readouterr().err
 
 
 def test_predict_needs_only_the_network_and_the_config(base, pictures, tmp_path, capsys):
@@ -164,6 +243,6 @@ def test_predict_imports_nothing_that_trains(base, pictures):
         for name in (
             *("bench", "predict", "train"),
             *("_errors", "_huge_pages", "_images", "_one_case", "_options"),
-            *("_other_process", "_run_directory"),
+            *("_other_process", "_processes", "_program", "_run_directory"),
         )
     }

@@ -8,13 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from command_runs import EPOCHS, OPTIONS, finished  # noqa: F401
+from command_runs import EPOCHS, OPTIONS, finished, one_device  # noqa: F401
 from jax import export
 
-from grouped_conv_jax.commands import _progress, main
+from grouped_conv_jax.commands import _data, _progress, _run, _run_directory, main
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(name="base")
@@ -70,7 +73,7 @@ def test_after_kill_9_resume_reaches_the_same_results(base, tmp_path, capsys):
     (step,) = (path for path in (out / "checkpoint").iterdir() if path.name.isdigit())
     (out / "checkpoint" / "1" / "state").mkdir(parents=True)
     assert resume(out) == 0
-    assert f"going on after {int(step.name) // 3} epochs" in capsys.readouterr().out
+    assert f"going on after {int(step.name) // 4} epochs" in capsys.readouterr().out
     assert_same_run(out, base / "run")
 
 
@@ -80,30 +83,32 @@ def test_ctrl_c_saves_says_how_to_resume_and_loses_nothing(base, tmp_path):
     process = begin(base, out)
     error = send_after_line(process, signal.SIGINT, "40 images")
     assert process.returncode == 130
+    program = f"{sys.executable} -m grouped_conv_jax"
     assert error.endswith(
-        f"interrupted and saved; go on with: grouped-conv-jax train --resume --out {out}\n"
+        f"interrupted and saved; go on with: {program} train --resume --out {out}\n"
     )
     assert "Traceback" not in error
     assert resume(out) == 0
     assert_same_run(out, base / "run")
 
 
-def test_ctrl_c_within_an_epoch_keeps_its_steps(base, tmp_path, monkeypatch, capsys):
+def test_sigterm_within_an_epoch_keeps_its_steps(base, tmp_path, monkeypatch, capsys):
     out, steps = tmp_path / "run", itertools.count(1)
 
     def step(_):
         if next(steps) == 5:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(_progress.Lines, "step", step)
-    before = signal.getsignal(signal.SIGINT)
-    assert main(["train", "--data", str(base / "images"), "--out", str(out), *OPTIONS]) == 130
-    assert signal.getsignal(signal.SIGINT) is before
-    monkeypatch.undo()
-    # An epoch has three steps.
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        patch.setattr(_progress.Lines, "step", step)
+        words = ["train", "--data", str(base / "images"), "--out", str(out), *OPTIONS]
+        assert main(words) == 143
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    # An epoch has four steps.
     assert os.listdir(out / "checkpoint") == ["5"]
     assert resume(out) == 0
-    assert "going on after 1 epochs and 2 of 3 steps" in capsys.readouterr().out
+    assert "going on after 1 epochs and 1 of 4 steps" in capsys.readouterr().out
     assert_same_run(out, base / "run")
 
 
@@ -145,13 +150,54 @@ def test_other_images_are_refused_and_the_same_elsewhere_taken(base, tmp_path, c
     assert json.loads((out / "config.json").read_text())["options"]["data"] == str(images)
 
 
-def test_resume_where_nothing_was_begun_begins(tmp_path, capsys):
-    """A run killed before it wrote anything is resumed by the same command as any other."""
+def test_resume_where_nothing_was_begun_is_refused(base, tmp_path, capsys):
+    """Were it to begin a run, a mistyped --out would lose the one that was meant."""
+    out = tmp_path / "rum"
+    assert resume(out, "--data", str(base / "images")) == 2
+    assert f"there is no {out / 'config.json'}" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_run_that_ends_while_its_data_are_loaded_can_be_resumed(
+    base, tmp_path, monkeypatch, capsys
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(_data, "load_folder", interrupt)
+        words = ["train", "--data", str(base / "images"), "--out", str(out), *OPTIONS]
+        assert main(words) == 130
+    assert f"train --resume --out {out}" in capsys.readouterr().err
+    config = json.loads((out / "config.json").read_text())
+    assert (config["options"]["seed"], config["results"]) == (7, None)
     assert resume(out, "--data", str(tmp_path / "nowhere")) == 2
-    error = capsys.readouterr().err
-    assert f"nothing to resume in {out}: this run begins anew" in error
-    assert "--data must be a folder" in error
+    begun = []
+    monkeypatch.setattr(_run, "Run", lambda *_: SimpleNamespace(execute=begun.append))
+    assert resume(out) == 0
+    assert len(begun) == 1
+
+
+def test_a_second_run_in_the_same_directory_says_so_at_once_and_stops(base, tmp_path, capsys):
+    out = tmp_path / "run"
+    with _run_directory.locked(out):
+        before = os.listdir(out)
+        for options in ([], ["--data", str(base / "images")]):
+            assert main(["train", "--out", str(out), *options]) == 2
+            assert f"--out {out}: another process is training there" in capsys.readouterr().err
+        assert os.listdir(out) == before
+        shutil.copy(base / "run" / "config.json", out)
+        assert resume(out) == 2
+        assert "another process is training there" in capsys.readouterr().err
+    with _run_directory.locked(out):
+        pass
+
+
+def test_without_file_locks_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(_run_directory, "fcntl", None)
+    with _run_directory.locked(tmp_path), _run_directory.locked(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -161,8 +207,7 @@ def test_resume_where_nothing_was_begun_begins(tmp_path, capsys):
         ("[]", "config.json is not the configuration of a run"),
         ('{"format": 99}', "config.json is not the configuration of a run"),
         (
-            '{"format": 1, "classes": 0, "image_size": 0, "channels": 0, "pixel_maximum": 0, '
-            '"images_sha256": 0, "options": {"colour": 1}}',
+            '{"format": 2, "versions": {}, "options": {"colour": 1}}',
             "options of the run cannot be read: .*colour",
         ),
     ],

@@ -1,16 +1,23 @@
 """What ``train`` writes, and what a run depends on."""
 
 import csv
+import fcntl
 import json
+import os
+import pty
+import shlex
+import struct
 import sys
+import termios
 import warnings
+from importlib import metadata
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from command_runs import EPOCHS, OPTIONS, draw_images, finished  # noqa: F401
+from command_runs import EPOCHS, OPTIONS, draw_images, finished, one_device  # noqa: F401
 from jax import export
 from PIL import Image
 
@@ -22,6 +29,8 @@ from grouped_conv_jax.commands._plots import draw_confusion, draw_curves, draw_f
 from grouped_conv_jax.commands._progress import Bar
 from grouped_conv_jax.commands._run_directory import write
 from grouped_conv_jax.commands._training import Training, best_epoch
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(name="base")
@@ -53,10 +62,12 @@ def test_default_run_on_the_digits_reaches_97_percent(tmp_path, capsys):
 
 def test_everything_is_written_and_nothing_else(base):
     assert sorted(path.name for path in (base / "run").iterdir()) == [
+        ".lock",
         "checkpoint",
         "config.json",
         "confusion.png",
         "curves.png",
+        "examples",
         "filters.png",
         "metrics.csv",
         "model.stablehlo",
@@ -70,6 +81,10 @@ def test_config_holds_the_options_the_data_and_what_predict_needs(base):
     assert config["image_size"] == [8, 9]
     assert config["channels"] == 3
     assert config["pixel_maximum"] == 255
+    assert config["value_range"] is None
+    assert config["versions"] == {
+        name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "grouped_conv_jax")
+    }
     assert config["options"] == {
         "data": str(base / "images"),
         "image_size": [8, 9],
@@ -96,8 +111,8 @@ def test_metrics_have_a_row_an_epoch(base):
         assert row["training_loss"] > 0
         assert row["validation_loss"] > 0
         assert 0 <= row["training_accuracy"] <= 1
-        # Three batches of 8 and six images: the shares have these denominators.
-        assert (row["training_accuracy"] * 24) % 1 == pytest.approx(0, abs=1e-9)
+        # The last partial batch counts: the shares have these denominators.
+        assert row["training_accuracy"] * 28 == pytest.approx(round(row["training_accuracy"] * 28))
         assert row["validation_accuracy"] * 6 == pytest.approx(
             round(row["validation_accuracy"] * 6)
         )
@@ -141,6 +156,39 @@ def test_the_checkpoint_is_an_ordinary_one_of_orbax(base):
         jax.tree.map(jnp.asarray, restored["best"]), jnp.asarray(images / 255, jnp.float32)
     )
     np.testing.assert_allclose(exported_probabilities(base / "run", images), expected, rtol=1e-4)
+
+
+def test_biases_that_batch_normalization_cancels_stay_zero(base):
+    """Under Adam, gradients that are rounding errors would move them by the learning rate."""
+    (step,) = (base / "run" / "checkpoint").iterdir()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sharding info not provided")
+        restored = ocp.PyTreeCheckpointer().restore(step / "state")
+    for params in (restored["best"]["params"], restored["state"]["params"]):
+        for name in ("convolution", "channel_wise", "pointwise"):
+            np.testing.assert_array_equal(params[name]["bias"], 0)
+            assert np.any(params[f"{name}_norm"]["bias"])
+    assert (
+        "biases frozen, as batch normalization cancels them" in (base / "printed.txt").read_text()
+    )
+
+
+def test_a_run_ends_with_a_command_that_classifies_a_test_image(base, capsys):
+    *_, last = (base / "printed.txt").read_text().splitlines()
+    program, words = last.removeprefix("next: ").split(" predict ")
+    # The tests are another program.
+    assert shlex.split(program) == [sys.executable, "-m", "grouped_conv_jax"]
+    assert main(["predict", *shlex.split(words)]) == 0
+    name, label, probability = capsys.readouterr().out.strip().split("\t")
+    assert name == str(base / "run" / "examples" / "1-left.png")
+    assert label in ("left", "right")
+    assert float(probability) >= 0.5
+    # It is a file of the test images.
+    test = _data.load_folder(base / "images", (8, 9)).split(seed=7)["test"]
+    paths = sorted((base / "images").glob("*/*.png"))
+    contents = [paths[i].read_bytes() for i in test]
+    for path in (base / "run" / "examples").iterdir():
+        assert path.read_bytes() in contents
 
 
 def test_the_exported_network_names_no_file_of_this_machine(base):
@@ -230,10 +278,12 @@ def test_solvers_are_those_of_optim_with_the_options_and_the_factors(name):
 
 
 @pytest.mark.parametrize("api", ["linen", "nnx"])
-def test_a_network_brings_the_factors_of_its_layers(api):
+def test_a_network_brings_the_factors_of_its_layers_and_freezes_cancelled_biases(api):
     model = linen.SeparableNetwork(10)
     image = jnp.zeros((1, 8, 8, 1))
     expected = linen.learnable_factors(model, jax.random.key(0), image)
+    for name in ("convolution", "channel_wise", "pointwise"):
+        expected.learn_rate[name]["bias"] = 0.0
     factors = _networks.build(api, (8, 8, 1), 10).factors
     for got, wanted in zip(factors, expected, strict=True):
         assert jax.tree.leaves(got) == jax.tree.leaves(wanted)
@@ -288,15 +338,73 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch
     assert (tmp_path / "config.json").read_bytes() == b"old"
 
 
-def test_the_bar_shows_the_epoch_and_its_validation(capsys):
-    row = {"epoch": 2.0, "validation_loss": 0.125, "validation_accuracy": 0.5}
-    with Bar(epochs=3, steps_per_epoch=2, steps_taken=3) as bar:
-        bar.step()
-        bar.epoch(row)
-    shown = capsys.readouterr().err
-    assert "epoch 3/3" in shown
-    assert "4/6" in shown
-    assert "validation: loss 0.1250, accuracy  50.00%" in shown
+def on_a_terminal(monkeypatch, columns, show):
+    """What a terminal of so many columns gets."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(theirs, "w") as terminal:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", terminal)
+            patch.setattr(sys, "stderr", terminal)
+            show()
+        terminal.flush()
+        # The last thing shown, since what was written arrives in pieces.
+        os.write(theirs, b"end")
+        shown = b""
+        while not shown.endswith(b"end"):
+            shown += os.read(ours, 1 << 16)
+    os.close(ours)
+    return shown.removesuffix(b"end").decode()
+
+
+def what_remains(line):
+    """What a line shows after all that is written over it."""
+    shown = ""
+    for part in line.split("\r"):
+        shown = part + shown[len(part) :]
+    return shown.rstrip()
+
+
+def rows(epochs):
+    quantities = {"loss": 12.25, "accuracy": 1.0}
+    for epoch in range(1, epochs + 1):
+        scores = {f"{p}_{q}": v for p in ("training", "validation") for q, v in quantities.items()}
+        yield {"epoch": float(epoch), **scores}
+
+
+def test_a_terminal_of_50_columns_keeps_every_epoch_and_shows_a_bar_below(monkeypatch):
+    def show():
+        with Bar(epochs=100, steps_per_epoch=40, steps_taken=0) as bar:
+            bar.compiling()
+            for row in rows(2):
+                bar.step()
+                bar.epoch(row)
+
+    shown = on_a_terminal(monkeypatch, 50, show)
+    assert "\rcompiling   0%|" in shown
+    assert "epoch   2/100   0%|" in shown
+    assert "| 2/4000" in shown
+    lines = shown.replace("\r\n", "\n").split("\n")
+    assert all(len(part) <= 50 for line in lines for part in line.split("\r"))
+    final = [what_remains(line) for line in lines]
+    assert [line for line in final if line.startswith("epoch")] == [
+        f"epoch   {epoch}/100  12.2500 100.00%  12.2500 100.00%" for epoch in (1, 2)
+    ]
+    assert any(line.split() == ["loss", "correct"] * 2 for line in final)
+
+
+def test_without_a_terminal_there_are_lines_alone(base):
+    lines = (base / "printed.txt").read_text().splitlines()
+    place = lines.index("compiling")
+    assert lines[place + 1].split() == ["training", "validation"]
+    table = lines[place + 2 : place + 3 + EPOCHS]
+    assert len({len(line) for line in table}) == 1
+    for line, row in zip(table[1:], read_metrics(base / "run"), strict=True):
+        assert line.split()[1] == f"{row['epoch']:.0f}/{EPOCHS}"
+        assert line.split()[-2:] == [
+            f"{row['validation_loss']:.4f}",
+            f"{row['validation_accuracy']:.2%}",
+        ]
 
 
 NAMES = ["$5", "$", "猫", "a class whose name is longer than what fits beside the picture"]

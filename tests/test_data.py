@@ -92,8 +92,9 @@ def test_fingerprint_changes_with_a_pixel_a_label_and_a_name():
         Dataset(pixel, data.labels, data.classes).fingerprint,
         Dataset(data.images, label, data.classes).fingerprint,
         Dataset(data.images, data.labels, ("a", "b")).fingerprint,
+        Dataset(data.images, data.labels, data.classes, (0, 1)).fingerprint,
     }
-    assert len(prints) == 4
+    assert len(prints) == 5
     assert dataset(3, 3).fingerprint == data.fingerprint
 
 
@@ -190,42 +191,94 @@ def test_an_image_of_any_mode_shows_its_colour(tmp_path, mode):
     image, name, colour = MODES[mode]
     path = save(tmp_path / name, image)
     expected = np.broadcast_to(np.uint8(colour), (3, 5, 3))
-    np.testing.assert_array_equal(read_image(path, (3, 5), channels=3), expected)
+    pixels = read_image(path, (3, 5), channels=3).to_unit(None)
+    np.testing.assert_allclose(pixels, expected / 255, rtol=1e-6)
 
 
-def test_16_bit_greys_are_scaled_not_clipped(tmp_path):
-    values = np.array([[0, 128 * 257, 65535]], np.uint16)
-    path = save(tmp_path / "a.png", Image.fromarray(values))
-    np.testing.assert_array_equal(read_image(path, (1, 3), 1)[0, :, 0], [0, 128, 255])
+def test_16_bit_greys_keep_all_their_bits(tmp_path):
+    values = np.array([[0, 1, 128 * 257, 65534, 65535]], np.uint16)
+    for name in ("a.png", "a.tif", "a.pgm"):
+        path = save(tmp_path / name, Image.fromarray(values))
+        pixels = read_image(path, (1, 5), 1).to_unit(None)
+        np.testing.assert_allclose(pixels[0, :, 0], values[0] / 65535, rtol=1e-6)
 
 
-@pytest.mark.parametrize("values", [[-7, 33, 193], [0.0, 0.25, 1.25]])
-def test_32_bit_greys_are_scaled_from_their_own_range(tmp_path, values):
-    dtype = np.int32 if isinstance(values[0], int) else np.float32
-    path = save(tmp_path / "a.tif", Image.fromarray(np.array([values], dtype)))
-    np.testing.assert_array_equal(read_image(path, (1, 3), 1)[0, :, 0], [0, 51, 255])
+def test_the_transparent_value_of_16_bit_greys_is_white(tmp_path):
+    values = np.array([[0, 700, 7000]], np.uint16)
+    path = save(tmp_path / "a.png", Image.fromarray(values), transparency=700)
+    pixels = read_image(path, (1, 3), 1).to_unit(None)
+    np.testing.assert_allclose(pixels[0, :, 0], [0, 1, 7000 / 65535], rtol=1e-6)
 
 
-def test_32_bit_greys_of_one_value_are_black_and_nan_is_refused(tmp_path):
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_values_without_a_range_keep_their_proportions_in_the_whole_data_set(tmp_path, dtype):
+    """From the smallest of all images to the largest, and never image by image."""
+    random = np.random.default_rng(0)
+    stored = random.integers(-50, 1000, (6, 4, 5)).astype(dtype)
+    stored[:3] += dtype(9000)
+    for i, image in enumerate(stored):
+        save(tmp_path / ("bright" if i < 3 else "dark") / f"{i}.tif", Image.fromarray(image))
+    data = load_folder(tmp_path, (4, 5))
+    low, high = float(stored.min()), float(stored.max())
+    assert data.value_range == (low, high)
+    assert data.images.dtype == np.float32
+    expected = np.repeat((stored[..., np.newaxis] - low) / (high - low), 3, axis=-1)
+    np.testing.assert_allclose(data.images, expected, rtol=1e-6, atol=1e-7)
+    assert data.images[3:].max() < 0.2 < 0.8 < data.images[:3].min()
+
+
+def test_kinds_of_images_can_be_mixed(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / name / "8.png", grey(51))
+        save(tmp_path / name / "16.png", Image.fromarray(np.full((4, 4), 13107, np.uint16)))
+        save(tmp_path / name / "32.tif", Image.fromarray(np.full((4, 4), ord(name) - 96.0, "f")))
+    data = load_folder(tmp_path, (4, 4))
+    assert data.value_range == (1, 2)
+    # In the order of the names: of 16, 32 and 8 bits.
+    expected = [0.2, 0, 0.2, 0.2, 1, 0.2]
+    np.testing.assert_allclose(data.images.mean((1, 2, 3)), expected, rtol=1e-6)
+
+
+def test_8_bits_stay_bytes_and_have_no_range(folder):
+    data = load_folder(folder, (4, 4))
+    assert data.images.dtype == np.uint8
+    assert data.value_range is None
+
+
+def test_values_without_a_range_are_not_guessed_and_not_clipped(tmp_path):
+    path = save(tmp_path / "a.tif", Image.fromarray(np.array([[-1.0, 0.5, 4.0]], np.float32)))
+    picture = read_image(path, (1, 3), 1)
+    np.testing.assert_array_equal(picture.to_unit((0, 2))[0, :, 0], [-0.5, 0.25, 2])
+    with pytest.raises(UnreadableImageError, match="32-bit values, for which there is no range"):
+        picture.to_unit(None)
+
+
+def test_one_value_without_a_range_is_black_and_nan_is_refused(tmp_path):
     path = save(tmp_path / "a.tif", Image.fromarray(np.full((2, 2), 7.0, np.float32)))
-    assert read_image(path, (2, 2), 1).max() == 0
+    assert read_image(path, (2, 2), 1).to_unit((7.0, 7.0)).max() == 0
     path = save(tmp_path / "b.tif", Image.fromarray(np.full((2, 2), np.nan, np.float32)))
     with pytest.raises(UnreadableImageError, match="not finite"):
         read_image(path, (2, 2), 1)
+
+
+def test_floats_are_resized_without_rounding(tmp_path):
+    path = save(tmp_path / "a.tif", Image.fromarray(np.array([[0.25, 0.5]], np.float32)))
+    pixels = read_image(path, (1, 1), 1).values
+    np.testing.assert_allclose(pixels, 0.375, rtol=1e-6)
 
 
 def test_one_channel_is_the_luminance(tmp_path):
     path = save(tmp_path / "a.png", Image.new("RGB", (4, 4), (10, 200, 30)))
     # ITU-R 601-2, which Pillow documents for mode L.
     luminance = round(10 * 0.299 + 200 * 0.587 + 30 * 0.114)
-    np.testing.assert_allclose(read_image(path, (4, 4), 1), luminance, atol=1)
+    np.testing.assert_allclose(read_image(path, (4, 4), 1).values, luminance, atol=1)
 
 
 def test_size_is_height_first(tmp_path):
     halves = np.zeros((10, 20), np.uint8)
     halves[:, 10:] = 255
     path = save(tmp_path / "a.png", Image.fromarray(halves))
-    pixels = read_image(path, (4, 8), 1)[..., 0]
+    pixels = read_image(path, (4, 8), 1).values[..., 0]
     np.testing.assert_array_equal(pixels[:, [0, -1]], [[0, 255]] * 4)
 
 
@@ -235,13 +288,15 @@ def test_a_photograph_is_turned_as_the_camera_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # Upside down.
     path = save(tmp_path / "a.png", Image.fromarray(upper_half_white), exif=exif)
-    np.testing.assert_array_equal(read_image(path, (4, 4), 1)[..., 0], upper_half_white[::-1])
+    np.testing.assert_array_equal(
+        read_image(path, (4, 4), 1).values[..., 0], upper_half_white[::-1]
+    )
 
 
 def test_an_animation_is_its_first_frame(tmp_path):
     frames = [grey(0), grey(255)]
     path = save(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
-    assert read_image(path, (4, 4), 1).max() == 0
+    assert read_image(path, (4, 4), 1).values.max() == 0
 
 
 # Files that must not be trusted
@@ -310,4 +365,4 @@ def test_damaged_files_never_raise_anything_else(tmp_path, seed):
     path = tmp_path / "a"
     path.write_bytes(content)
     with contextlib.suppress(UnreadableImageError):
-        assert read_image(path, (4, 4), 3).shape == (4, 4, 3)
+        assert read_image(path, (4, 4), 3).values.shape == (4, 4, 3)

@@ -1,6 +1,7 @@
 """Draws the speedups. It uses no pyplot: nothing global, no display."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,18 +10,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from grouped_conv_jax.benchmarks import results
-from grouped_conv_jax.benchmarks.report import NAMES, TIMES
+from grouped_conv_jax.benchmarks.report import NAMES, TIMES, groups, times
 from grouped_conv_jax.benchmarks.results import Row
-from grouped_conv_jax.benchmarks.suites import SUITES
 
 # Okabe and Ito's blue and vermilion, which colour-blind people tell apart.
 _COLORS = {"lax": "#0072B2", "torch": "#D55E00"}
 _MARKERS = {"lax": "o", "torch": "D"}
-_OTHER = "one shape"
 
 
 def draw(document: dict[str, Any]) -> bytes:
     """Draws how many times faster this package is, suite by suite and role by role, as a PNG.
+
+    A case in no suite stands for itself, with its name and its speedups.
 
     Args:
         document: measurements against at least one rival.
@@ -34,26 +35,29 @@ def draw(document: dict[str, Any]) -> bytes:
     rivals = [rival for rival in results.rivals(document) if results.speedups(rows, rival)]
     if not rivals:
         raise results.UnreadableError("there is nothing to draw: no convolution was compared")
-    suites = [name for name in (*SUITES, _OTHER) if _members(rows, name)]
+    names = list(groups(rows))
     roles = list(dict.fromkeys(row.role for row in rows))
-    figure = Figure(figsize=(3.2 * len(roles) + 2.2, 0.5 * len(suites) + 2.0), layout="constrained")
+    size = 3.2 * len(roles) + 2.2, 0.5 * len(names) + 2.0
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(roles), sharex=True, sharey=True, squeeze=False)[0]
     for axes, role in zip(panels, roles, strict=True):
-        _draw_role(axes, [row for row in rows if row.role == role], suites, rivals)
+        of_role = groups([row for row in rows if row.role == role])
+        _draw_role(axes, [of_role.get(name, []) for name in names], rivals)
         axes.set_title(role.replace("_", " ").capitalize())
-    panels[0].set_yticks(range(len(suites)), suites)
-    panels[0].invert_yaxis()
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.suptitle(f"Speed relative to others, more is better ({_conditions(document)})")
+    # Few roles make a narrow figure.
+    columns = len(labels) if len(roles) > 1 else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    title = f"Speed relative to others, more is better ({_conditions(document)})"
+    figure.suptitle(textwrap.fill(title, int(10 * size[0])))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
 
 
-def _draw_role(
-    axes: Axes, rows: Sequence[Row], suites: Sequence[str], rivals: Sequence[str]
-) -> None:
+def _draw_role(axes: Axes, places: Sequence[Sequence[Row]], rivals: Sequence[str]) -> None:
     axes.set_xscale("log")
     axes.axvline(1, color="0.3", linewidth=1)
     for number, rival in enumerate(rivals):
@@ -65,14 +69,24 @@ def _draw_role(
             "linestyle": "none",
         }
         means: list[tuple[float, float]] = []
-        for place, suite in enumerate(suites):
-            ratios = results.speedups(_members(rows, suite), rival)
+        for place, rows in enumerate(places):
+            ratios = results.speedups(rows, rival)
             if ratios:
                 y = place + shift
                 axes.plot(
                     ratios, [y] * len(ratios), **style, alpha=0.35, markersize=4, markeredgewidth=0
                 )
                 means.append((results.geometric_mean(ratios), y))
+            if len(ratios) == 1:
+                # The axis alone would tell no more than the order of magnitude.
+                axes.annotate(
+                    times(ratios[0]),
+                    (ratios[0], y),
+                    (0, 7),
+                    textcoords="offset points",
+                    ha="center",
+                    color=_COLORS[rival],
+                )
         if means:
             label = f"against {NAMES[rival]}: geometric mean, and each convolution"
             axes.plot(
@@ -89,10 +103,6 @@ def _draw_role(
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-
-
-def _members(rows: Sequence[Row], suite: str) -> list[Row]:
-    return [row for row in rows if suite in (row.suites or (_OTHER,))]
 
 
 def _conditions(document: dict[str, Any]) -> str:

@@ -94,8 +94,8 @@ def _over_runs(
     *which: Any,
 ) -> str:
     """A figure of all runs together, and of each."""
-    together = _times(figure(document, *which))
-    each = ", ".join(_times(figure(run, *which)) for run in runs)
+    together = times(figure(document, *which))
+    each = ", ".join(times(figure(run, *which)) for run in runs)
     return f"{together} ({each})" if runs else together
 
 
@@ -109,7 +109,7 @@ def _worst(rows: Sequence[Row], rival: str) -> str:
     if not results.speedups(rows, rival):
         return _NOTHING
     row = results.worst(rows, rival)
-    return f"{_times(row.speedup(rival))} ({row.name}, {words(row.role)})"
+    return f"{times(row.speedup(rival))} ({row.name}, {words(row.role)})"
 
 
 def _mean(document: dict[str, Any], role: str, rival: str) -> float | None:
@@ -120,21 +120,29 @@ def _mean(document: dict[str, Any], role: str, rival: str) -> float | None:
 
 
 def _suite_table(document: dict[str, Any]) -> Table:
-    """A suite a row: the geometric mean of each role, against each rival."""
+    """A suite, or a case in none, a row: the geometric mean of each role, against each rival."""
     rows = results.case_rows(document)
     rivals = results.rivals(document)
     roles = _in_order(row.role for row in rows)
     columns = [(role, rival) for role in roles for rival in rivals]
     header = ["suite", "cases", *(f"{words(role)} / {NAMES[rival]}" for role, rival in columns)]
     table = [header]
-    for suite in (name for name in SUITES if any(name in row.suites for row in rows)):
-        members = [row for row in rows if suite in row.suites]
+    for name, members in groups(rows).items():
         cells = []
         for role, rival in columns:
             ratios = results.speedups([row for row in members if row.role == role], rival)
-            cells.append(_times(results.geometric_mean(ratios) if ratios else None))
-        table.append([suite, str(len({row.name for row in members})), *cells])
+            cells.append(times(results.geometric_mean(ratios) if ratios else None))
+        table.append([name, str(len({row.name for row in members})), *cells])
     return table
+
+
+def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each suite, in order, then those of each case that is in none, by its name."""
+    found = {suite: [row for row in rows if suite in row.suites] for suite in SUITES}
+    for row in rows:
+        if not row.suites:
+            found.setdefault(row.name, []).append(row)
+    return {name: members for name, members in found.items() if members}
 
 
 def _case_table(document: dict[str, Any]) -> Table:
@@ -196,12 +204,12 @@ def _time_headers(rivals: Sequence[str], threads: bool) -> list[str]:
 
 def _time_cells(row: Row, rivals: Sequence[str], threads: bool) -> list[str]:
     cells = [_number(row.records.get(name, {}), "milliseconds") for name in ("ours", *rivals)]
-    cells += [_times(row.speedup(rival)) for rival in rivals]
+    cells += [times(row.speedup(rival)) for rival in rivals]
     if threads:
         own = row.records.get("ours", {})
         alone = own.get("one_thread_milliseconds")
         cells.append(_number(own, "one_thread_milliseconds"))
-        cells.append(_times(alone and alone / own["milliseconds"]))
+        cells.append(times(alone and alone / own["milliseconds"]))
     return cells
 
 
@@ -246,7 +254,8 @@ def words(name: str) -> str:
     return name.lower().replace("_", " ")
 
 
-def _times(ratio: float | None) -> str:
+def times(ratio: float | None) -> str:
+    """A ratio, as one reads it."""
     if ratio is None:
         return _NOTHING
     return (f"{ratio:.2f}" if 0.1 <= ratio < 10 else _digits(ratio)) + TIMES

@@ -6,6 +6,7 @@ Nothing heavy is imported before ``run``.
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -13,11 +14,13 @@ from types import ModuleType
 from grouped_conv_jax import __version__
 from grouped_conv_jax.commands import _huge_pages
 from grouped_conv_jax.commands._errors import CommandError
+from grouped_conv_jax.commands._program import PROGRAM
 
 __all__ = ["main"]
 
-PROGRAM = "grouped-conv-jax"
 _COMMANDS = ("train", "predict", "bench")
+# What shells report for a process that SIGPIPE ended.
+_BROKEN_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             the process again with huge pages.
 
     Returns:
-        The exit status: 0, 2 for invalid arguments or data, 1 for other failures, 130 after Ctrl-C.
+        The exit status: 0, 2 for invalid arguments or data, 1 for other failures, 130 after Ctrl-C,
+        141 if nobody reads the output any more.
 
     Raises:
         SystemExit: by ``argparse``, after ``--help`` and for arguments that it refuses.
@@ -39,7 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = {name: importlib.import_module(f"{__name__}.{name}") for name in _COMMANDS}
     arguments = _parser(commands).parse_args(argv)
     try:
-        return int(commands[arguments.command].run(arguments))
+        status = int(commands[arguments.command].run(arguments))
+        print(end="", flush=True)
+        return status
+    except BrokenPipeError:
+        # `... | head` is no failure. The interpreter flushes once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
     except CommandError as error:
         print(f"{PROGRAM} {arguments.command}: error: {error}", file=sys.stderr)
         return error.exit_status

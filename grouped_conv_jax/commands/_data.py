@@ -3,13 +3,22 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from grouped_conv_jax.commands._errors import CommandError
-from grouped_conv_jax.commands._images import UnreadableImageError, printable, read_image
+from grouped_conv_jax.commands._errors import CommandError, require
+from grouped_conv_jax.commands._images import (
+    PIXEL_MAXIMUM,
+    Picture,
+    UnreadableImageError,
+    ValueRange,
+    printable,
+    read_image,
+    visible,
+)
 
 SPLITS = ("training", "validation", "test")
 # Of each class; the rest is for training.
@@ -21,24 +30,41 @@ class Dataset:
     """Labelled images.
 
     Attributes:
-        images: ``(N, H, W, C)`` of dtype uint8.
+        images: ``(N, H, W, C)``, uint8 if all files have eight bits a channel, otherwise float32
+            from 0 to 1.
         labels: ``(N,)`` of dtype int32, indices into ``classes``.
         classes: the classes' names.
+        value_range: what became 0 and 1 of files whose format defines no range; ``None`` if there
+            are none.
         left_out: files that are not among the images, each with the reason.
+        paths: the images' files; none of the digits.
     """
 
     images: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
+    value_range: ValueRange | None = None
     left_out: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of all images and labels."""
-        digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
+        described = self.images.shape, self.classes, self.value_range
+        digest = hashlib.sha256(repr(described).encode())
         digest.update(self.images.tobytes())
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
+
+    def as_file(self, index: int) -> tuple[str, bytes]:
+        """Suffix and content of a file for an image: its own, or a PNG of a digit."""
+        if self.paths:
+            return self.paths[index].suffix, self.paths[index].read_bytes()
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(self.images[index, ..., 0]).save(buffer, "png")
+        return ".png", buffer.getvalue()
 
     def split(self, seed: int) -> dict[str, np.ndarray]:
         """Draws 15 % of each class for validation and 15 % for test, one image at least.
@@ -67,6 +93,7 @@ class Dataset:
 
 def load_digits() -> Dataset:
     """Loads scikit-learn's 1,797 images of handwritten digits, 8 x 8 pixels of 17 greys."""
+    require("sklearn.datasets")
     from sklearn import datasets
 
     digits = datasets.load_digits()
@@ -86,22 +113,24 @@ def load_folder(folder: Path, image_size: tuple[int, int]) -> Dataset:
     """
     if not folder.is_dir():
         raise CommandError(f"--data must be a folder with one subfolder a class, got {folder}")
-    entries = _visible(folder.iterdir())
+    entries = visible(folder.iterdir())
     classes = [entry for entry in entries if entry.is_dir()]
     if len(classes) < 2:
         raise CommandError(
             f"--data must have at least two subfolders, one a class, got {len(classes)} in {folder}"
         )
     left_out = [f"{printable(path)}: in no class's folder" for path in entries if path.is_file()]
-    images: list[np.ndarray] = []
+    pictures: list[Picture] = []
     labels: list[int] = []
+    paths: list[Path] = []
     for label, subfolder in enumerate(classes):
-        for path in _visible(subfolder.rglob("*"), subfolder):
+        for path in visible(subfolder.rglob("*"), subfolder):
             if not path.is_file():
                 continue
             try:
-                images.append(read_image(path, image_size, channels=3))
+                pictures.append(read_image(path, image_size, channels=3))
                 labels.append(label)
+                paths.append(path)
             except UnreadableImageError as error:
                 left_out.append(f"{printable(path)}: {error}")
         if label not in labels[-1:]:
@@ -110,10 +139,18 @@ def load_folder(folder: Path, image_size: tuple[int, int]) -> Dataset:
                 + "".join(f"\n  {reason}" for reason in left_out[:10])
             )
     names = tuple(printable(Path(subfolder.name)) for subfolder in classes)
-    return Dataset(np.stack(images), np.asarray(labels, np.int32), names, tuple(left_out))
+    images, value_range = _stack(pictures)
+    return Dataset(
+        images, np.asarray(labels, np.int32), names, value_range, tuple(left_out), tuple(paths)
+    )
 
 
-def _visible(paths: Iterable[Path], below: Path | None = None) -> list[Path]:
-    """The paths in order, without those that are hidden, or in a hidden folder, below a folder."""
-    parts = (lambda p: p.relative_to(below).parts) if below else (lambda p: p.parts[-1:])
-    return sorted(p for p in paths if not any(part.startswith(".") for part in parts(p)))
+def _stack(pictures: Sequence[Picture]) -> tuple[np.ndarray, ValueRange | None]:
+    """All images in one array, by one rule, and the range of those without a maximum."""
+    if all(picture.maximum == PIXEL_MAXIMUM for picture in pictures):
+        return np.stack([picture.values for picture in pictures]), None
+    boundless = [picture.values for picture in pictures if picture.maximum is None]
+    value_range = None
+    if boundless:
+        value_range = min(float(v.min()) for v in boundless), max(float(v.max()) for v in boundless)
+    return np.stack([picture.to_unit(value_range) for picture in pictures]), value_range

@@ -29,7 +29,7 @@ def export_model(
     """
 
     def probabilities(images: jax.Array) -> jax.Array:
-        logits, _ = network.logits(params, batch_stats, images, False)
+        logits, _ = network.logits(params, batch_stats, images, None)
         return jax.nn.softmax(logits)
 
     (batch,) = export.symbolic_shape("batch")

@@ -1,4 +1,4 @@
-"""Ctrl-C, heard without tearing a step apart."""
+"""Ctrl-C and SIGTERM, heard without tearing a step apart."""
 
 import contextlib
 import signal
@@ -6,30 +6,36 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], bool]]:
-    """Lets Ctrl-C wait until it is asked for; a second one acts at once.
+def deferred() -> Iterator[Callable[[], int]]:
+    """Lets both wait until they are asked for; a second one acts at once.
 
     An exception out of nowhere would also leave JAX, in the middle of a compilation, in a state in
     which the interpreter crashes when it ends.
 
     Yields:
-        A function that tells whether there was one.
+        A function that returns the number of the signal, or 0.
     """
-    received = threading.Event()
+    received: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if received.is_set():
+        if received:
             signal.default_int_handler(number, frame)
-        received.set()
+        received.append(number)
+
+    def first() -> int:
+        return received[0] if received else 0
 
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread hears signals.
-        yield received.is_set
+        yield first
         return
-    before = signal.signal(signal.SIGINT, remember)
+    before = {number: signal.signal(number, remember) for number in _SIGNALS}
     try:
-        yield received.is_set
+        yield first
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

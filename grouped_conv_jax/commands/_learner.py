@@ -1,6 +1,5 @@
 """One step of training and the evaluation, compiled."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ import optax
 
 from grouped_conv_jax import optim
 from grouped_conv_jax.commands._data import Dataset
+from grouped_conv_jax.commands._devices import Devices, Tree
 from grouped_conv_jax.commands._images import PIXEL_MAXIMUM
 from grouped_conv_jax.commands._networks import Arrays, Network
 from grouped_conv_jax.commands._options import DROP_FACTOR, DROP_PERIOD, Options
@@ -47,33 +47,47 @@ class Learner:
         data: all images.
         options: of the run.
         steps_per_epoch: after how many steps the schedule counts an epoch.
+        devices: what computes; ``None`` for all devices.
     """
 
     def __init__(
-        self, network: Network, data: Dataset, options: Options, steps_per_epoch: int
+        self,
+        network: Network,
+        data: Dataset,
+        options: Options,
+        steps_per_epoch: int,
+        devices: Devices | None = None,
     ) -> None:
         self._network = network
         self._data = data
-        self._batch_size = options.batch_size
+        self._devices = devices or Devices()
+        # Filled up, so that every device has as many images.
+        self._size = -(-options.batch_size // self._devices.count) * self._devices.count
         self._schedule = learning_rate_schedule(options, steps_per_epoch)
         self._solver = make_solver(options, self._schedule, network.factors)
-        self._jit_step = jax.jit(self._step)
-        self._jit_evaluate = jax.jit(self._evaluate)
+        everywhere = self._devices.everywhere
+        self._jit_step = jax.jit(self._step, out_shardings=everywhere)
+        self._jit_evaluate = jax.jit(self._evaluate, out_shardings=everywhere)
 
     def begin(self, seed: int) -> State:
         """The state before the first step."""
         params, batch_stats = self._network.initialize(seed)
-        return State(params, batch_stats, self._solver.init(params), jnp.zeros(2, jnp.float32))
+        state = State(params, batch_stats, self._solver.init(params), jnp.zeros(2, jnp.float32))
+        return self.place(state)
+
+    def place(self, tree: Tree) -> Tree:
+        """Brings arrays, of a checkpoint for example, to where the steps take them from."""
+        return self._devices.replicate(tree)
 
     def step(self, state: State, batch: np.ndarray) -> State:
-        """Takes one step on the images with the indices ``batch``."""
-        return self._jit_step(state, self._data.images[batch], self._data.labels[batch])
+        """Takes one step on the images with the indices ``batch``, no more than make a batch."""
+        return self._jit_step(state, *self._batch(batch))
 
     def evaluate(self, params: Arrays, batch_stats: Arrays, indices: np.ndarray) -> Evaluation:
         """Evaluates on the images with the given indices."""
         losses, answers = [], []
-        for batch in _batches(indices, self._batch_size):
-            images, labels = self._data.images[batch], self._data.labels[batch]
+        for start in range(0, len(indices), self._size):
+            images, labels, _ = self._batch(indices[start : start + self._size])
             loss, answer = self._jit_evaluate(params, batch_stats, images, labels)
             losses.append(loss)
             answers.append(answer)
@@ -87,17 +101,23 @@ class Learner:
         """The learning rate of a step."""
         return float(self._schedule(step))
 
-    def _step(self, state: State, images: jax.Array, labels: jax.Array) -> State:
+    def _batch(self, indices: np.ndarray) -> list[jax.Array]:
+        """Images, labels and a mask, filled up to one size so that there is one compilation."""
+        filled = np.resize(indices, self._size)
+        mask = np.arange(self._size) < len(indices)
+        arrays = self._data.images[filled], self._data.labels[filled], mask
+        return [self._devices.spread(array) for array in arrays]
+
+    def _step(self, state: State, images: jax.Array, labels: jax.Array, mask: jax.Array) -> State:
         def mean_loss(params: Arrays) -> tuple[jax.Array, Any]:
             logits, batch_stats = self._network.logits(
-                params, state.batch_stats, scale_pixels(images), True
+                params, state.batch_stats, scale_pixels(images), mask
             )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            right = jnp.sum(logits.argmax(-1).astype(labels.dtype) == labels)
-            return losses.mean(), (
-                batch_stats,
-                jnp.stack([losses.sum(), right.astype(jnp.float32)]),
-            )
+            right = logits.argmax(-1).astype(labels.dtype) == labels
+            sums = losses.sum(where=mask), right.sum(where=mask, dtype=jnp.float32)
+            totals = jnp.stack(sums)
+            return losses.mean(where=mask), (batch_stats, totals)
 
         gradients, (batch_stats, totals) = jax.grad(mean_loss, has_aux=True)(state.params)
         updates, solver = self._solver.update(gradients, state.solver, state.params)
@@ -107,13 +127,13 @@ class Learner:
     def _evaluate(
         self, params: Arrays, batch_stats: Arrays, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        logits, _ = self._network.logits(params, batch_stats, scale_pixels(images), False)
+        logits, _ = self._network.logits(params, batch_stats, scale_pixels(images), None)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels), logits.argmax(-1)
 
 
 def scale_pixels(images: jax.Array) -> jax.Array:
-    """Brings uint8 pixels to the interval from 0 to 1."""
-    return images.astype(jnp.float32) / PIXEL_MAXIMUM
+    """Brings uint8 pixels to the interval from 0 to 1, where floats are already."""
+    return images if images.dtype == jnp.float32 else images.astype(jnp.float32) / PIXEL_MAXIMUM
 
 
 def learning_rate_schedule(options: Options, steps_per_epoch: int) -> optax.Schedule:
@@ -135,9 +155,3 @@ def make_solver(
         return optim.sgdm(schedule, options.momentum, l2_regularization=options.l2, factors=factors)
     solver = optim.adam if options.solver == "adam" else optim.rmsprop
     return solver(schedule, l2_regularization=options.l2, factors=factors)
-
-
-def _batches(indices: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Cuts indices into batches of one size, so that there is one compilation."""
-    for start in range(0, len(indices), size):
-        yield np.resize(indices[start : start + size], size)

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from grouped_conv_jax import _separable_network as parts
+from grouped_conv_jax import optim
 from grouped_conv_jax.linen._factors import learnable_factors as linen_factors
 from grouped_conv_jax.linen._separable_network import SeparableNetwork as LinenNetwork
 from grouped_conv_jax.nnx._factors import learnable_factors as nnx_factors
 from grouped_conv_jax.nnx._separable_network import SeparableNetwork as NNXNetwork
-from grouped_conv_jax.optim import Factors
 
 Arrays: TypeAlias = Any
 """Nested dictionaries of arrays, the same for both APIs."""
@@ -24,14 +25,18 @@ class Network:
 
     Attributes:
         initialize: from a seed to parameters and batch statistics.
-        logits: from parameters, batch statistics, images and whether this is training, to logits
-            and the new batch statistics.
-        factors: the layers' learning-rate and L2 factors.
+        logits: from parameters, batch statistics, images and a mask to logits and the new batch
+            statistics. In training the mask tells which images count; otherwise it is ``None``.
+        factors: the layers' learning-rate and L2 factors, with ``FROZEN`` frozen.
     """
 
     initialize: Callable[[int], tuple[Arrays, Arrays]]
-    logits: Callable[[Arrays, Arrays, jax.Array, bool], tuple[jax.Array, Arrays]]
-    factors: Factors
+    logits: Callable[[Arrays, Arrays, jax.Array, jax.Array | None], tuple[jax.Array, Arrays]]
+    factors: optim.Factors
+
+
+FROZEN = tuple(f"{convolution}/bias" for convolution in parts.CONVOLUTIONS)
+"""What batch normalization cancels, so that its gradients are rounding errors."""
 
 
 def build(
@@ -42,7 +47,11 @@ def build(
 ) -> Network:
     """Builds the network of ``"linen"`` or ``"nnx"`` for images ``(H, W, C)``."""
     builders = {"linen": _build_linen, "nnx": _build_nnx}
-    return builders[api](image_shape, num_classes, implementation)
+    network = builders[api](image_shape, num_classes, implementation)
+    factors = network.factors
+    for path in FROZEN:
+        factors = optim.set_factor(factors, path, learn_rate=0.0)
+    return dataclasses.replace(network, factors=factors)
 
 
 def _build_linen(
@@ -56,13 +65,17 @@ def _build_linen(
         return variables["params"], variables["batch_stats"]
 
     def logits(
-        params: Arrays, batch_stats: Arrays, images: jax.Array, train: bool
+        params: Arrays, batch_stats: Arrays, images: jax.Array, mask: jax.Array | None
     ) -> tuple[jax.Array, Arrays]:
         variables = {"params": params, "batch_stats": batch_stats}
+        result: Any
+        if mask is None:
+            result = model.apply(variables, images, method="logits")
+            return result, batch_stats
         result, changed = model.apply(
-            variables, images, train, method="logits", mutable=["batch_stats"] if train else []
+            variables, images, True, mask, method="logits", mutable=["batch_stats"]
         )
-        return result, changed.get("batch_stats", batch_stats)
+        return result, changed["batch_stats"]
 
     return Network(initialize, logits, linen_factors(model, jax.random.key(0), image))
 
@@ -89,14 +102,14 @@ def _build_nnx(
     graph = nnx.graphdef(abstract)
 
     def logits(
-        params: Arrays, batch_stats: Arrays, images: jax.Array, train: bool
+        params: Arrays, batch_stats: Arrays, images: jax.Array, mask: jax.Array | None
     ) -> tuple[jax.Array, Arrays]:
         model = nnx.merge(graph, params, batch_stats)
-        if train:
-            model.train()
-        else:
+        if mask is None:
             model.eval()
-        return model.logits(images), arrays(model)[1]
+        else:
+            model.train()
+        return model.logits(images, mask), arrays(model)[1]
 
     # One compilation is quicker than one for each initializer.
     initialize = jax.jit(lambda seed: arrays(create(seed)), static_argnums=0)

@@ -128,10 +128,19 @@ def _number(
 
 positive_integer = _number(int, "a positive integer", lambda n: n >= 1)
 seed = _number(int, "an integer from 0 to 2147483647", lambda n: 0 <= n < 2**31)
+process_id = _number(int, "an integer from 0", lambda n: n >= 0)
 # These refuse NaN too: it fails every comparison.
 positive = _number(float, "a positive finite number", lambda x: 0 < x < math.inf)
 nonnegative = _number(float, "a nonnegative finite number", lambda x: 0 <= x < math.inf)
 fraction = _number(float, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+
+
+def address(text: str) -> str:
+    """Checks ``"host:port"``."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError(f"must be HOST:PORT, got {text!r}")
+    return text
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -1,18 +1,11 @@
-"""What a run shows of itself: a bar on a terminal, plain lines elsewhere."""
+"""What a run shows of itself: a line for each epoch, and on a terminal a bar below them."""
 
 import sys
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from grouped_conv_jax.commands._checkpoints import Row
 
-
-class Progress(Protocol):
-    """Is told of each step and each epoch."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
-    def step(self) -> None: ...
-    def epoch(self, row: Row) -> None: ...
+_PARTS = ("training", "validation")
 
 
 def on_terminal() -> bool:
@@ -20,11 +13,8 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-class Lines:
-    """A line for each epoch."""
-
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
+class Progress:
+    """Is told of the compilation, of each step and of each epoch, and shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -32,46 +22,78 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def compiling(self) -> None:
+        """What follows takes its time."""
+
     def step(self) -> None:
-        pass
+        """A step has been taken."""
 
     def epoch(self, row: Row) -> None:
-        number = f"{row['epoch']:{len(str(self._epochs))}}/{self._epochs}"
-        print(
-            f"epoch {number}  training: {_score(row, 'training')}  "
-            f"validation: {_score(row, 'validation')}",
-            flush=True,
+        """An epoch is complete, and has these metrics."""
+
+
+class Lines(Progress):
+    """A line for each epoch. 50 columns are enough for it."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._width = len(str(epochs))
+
+    def compiling(self) -> None:
+        margin = " " * len(self._name(0))
+        parts = "".join(f"{part:>17}" for part in _PARTS)
+        scores = f"{'loss':>9}{'correct':>8}" * len(_PARTS)
+        self._print(f"compiling\n{margin}{parts}\n{margin}{scores}")
+
+    def epoch(self, row: Row) -> None:
+        scores = "".join(
+            f"{row[f'{part}_loss']:9.4f}{row[f'{part}_accuracy']:8.2%}" for part in _PARTS
         )
+        self._print(f"{self._name(int(row['epoch']))}{scores}")
+
+    def _name(self, epoch: int) -> str:
+        return f"epoch {epoch:{self._width}}/{self._epochs}"
+
+    def _print(self, text: str) -> None:
+        print(text, flush=True)
 
 
-class Bar:
-    """A bar over all steps, which shows the last epoch's validation."""
+class Bar(Lines):
+    """The same lines, and a bar over all steps, which is gone when it ends."""
 
     def __init__(self, epochs: int, steps_per_epoch: int, steps_taken: int) -> None:
         from tqdm import tqdm
 
+        super().__init__(epochs)
         self._bar: Any = tqdm(
-            total=epochs * steps_per_epoch, initial=steps_taken, unit="step", dynamic_ncols=True
+            total=epochs * steps_per_epoch,
+            initial=steps_taken,
+            dynamic_ncols=True,
+            leave=False,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {remaining}",
         )
-        self._epochs = epochs
-        self._name(steps_taken // steps_per_epoch)
-
-    def __enter__(self) -> Self:
-        return self
+        self._describe(steps_taken // steps_per_epoch)
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
+    def compiling(self) -> None:
+        super().compiling()
+        self._bar.set_description_str("compiling")
+
     def step(self) -> None:
+        if self._bar.desc == "compiling":
+            self._bar.set_description_str(self._description, refresh=False)
         self._bar.update()
 
     def epoch(self, row: Row) -> None:
-        self._name(int(row["epoch"]))
-        self._bar.set_postfix_str(f"validation: {_score(row, 'validation')}")
+        super().epoch(row)
+        self._describe(int(row["epoch"]))
 
-    def _name(self, complete: int) -> None:
-        self._bar.set_description(f"epoch {min(complete + 1, self._epochs)}/{self._epochs}")
+    def _describe(self, complete: int) -> None:
+        self._description = self._name(min(complete + 1, self._epochs))
+        self._bar.set_description_str(self._description)
 
-
-def _score(row: Row, part: str) -> str:
-    return f"loss {row[f'{part}_loss']:.4f}, accuracy {row[f'{part}_accuracy']:7.2%}"
+    def _print(self, text: str) -> None:
+        self._bar.write(text)
+        sys.stdout.flush()

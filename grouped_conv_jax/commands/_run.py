@@ -2,20 +2,28 @@
 
 import csv
 import io
-import shlex
+import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from grouped_conv_jax import __version__
+from grouped_conv_jax import _separable_network as parts
 from grouped_conv_jax.commands import (
     _data,
     _export,
     _interrupts,
     _networks,
     _plots,
+    _processes,
+    _program,
     _run_directory,
 )
 from grouped_conv_jax.commands._checkpoints import Checkpoints, Row, Snapshot
@@ -33,52 +41,106 @@ from grouped_conv_jax.commands._training import (
 )
 
 _NAMED_FILES = 10
+_EXAMPLES = 5
 
 
-class Run:
-    """Trains the network and writes what comes of it.
+def execute(out: Path, options: Options, stored: dict[str, Any] | None) -> int:
+    """Trains in a directory that is locked, and returns the exit status.
 
     Args:
         out: the directory of the run.
         options: what it depends on.
         stored: ``config.json`` of the run that goes on, or ``None``.
+
+    Raises:
+        CommandError: the data are wrong, or the loss is no finite number any more.
+    """
+    try:
+        data, split = _prepare(out, options, stored)
+        with _interrupts.deferred() as interrupted:
+            # A signal to one process stops all of them, after the same step.
+            Run(out, options, data, split).execute(lambda: _processes.highest(interrupted()))
+    except InterruptedRunError as error:
+        number = error.number
+    except KeyboardInterrupt:
+        number = signal.SIGINT
+    else:
+        return 0
+    if _processes.is_first():
+        advice = _program.command("train", "--resume", "--out", out)
+        print(f"interrupted and saved; go on with: {advice}", file=sys.stderr)
+    return 128 + number
+
+
+def _prepare(
+    out: Path, options: Options, stored: dict[str, Any] | None
+) -> tuple[Dataset, dict[str, np.ndarray]]:
+    """Loads and splits the data, the same ones in all processes."""
+    begins = stored is None and _processes.is_first()
+    if begins:
+        # First of all: what --resume goes by.
+        _run_directory.write_config(out, _config(options))
+    try:
+        data, split = _processes.together(lambda: _load(options))
+        fingerprint = _processes.from_first(lambda: data.fingerprint)
+        _processes.together(lambda: _check_same_images(data, fingerprint))
+    except CommandError:
+        if begins:
+            _run_directory.discard(out)
+        raise
+    if stored is not None and stored.get("images_sha256") not in (None, fingerprint):
+        raise CommandError(
+            f"--resume needs the images that the run in {out} began with; "
+            f"those in {options.data or 'the digits'} are others"
+        )
+    return data, split
+
+
+def _load(options: Options) -> tuple[Dataset, dict[str, np.ndarray]]:
+    if options.data is None:
+        data = _data.load_digits()
+    else:
+        assert options.image_size is not None
+        data = _data.load_folder(Path(options.data), options.image_size)
+    split = data.split(options.seed)
+    steps_per_epoch(split, options)
+    return data, split
+
+
+def _check_same_images(data: Dataset, fingerprint: str) -> None:
+    if data.fingerprint != fingerprint:
+        raise CommandError("--data must hold the same images for all processes")
+
+
+class Run:
+    """Trains the network; in the first process, writes and shows what comes of it.
+
+    Args:
+        out: the directory of the run.
+        options: what it depends on.
+        data: the images.
+        split: their indices, by the names of the parts.
     """
 
-    def __init__(self, out: Path, options: Options, stored: dict[str, Any] | None) -> None:
+    def __init__(
+        self, out: Path, options: Options, data: Dataset, split: dict[str, np.ndarray]
+    ) -> None:
         self._out = out
         self._options = options
-        self._is_new = stored is None
-        self._data = _load(options)
-        if stored is not None and stored["images_sha256"] != self._data.fingerprint:
-            raise CommandError(
-                f"--resume needs the images that the run in {out} began with; "
-                f"those in {options.data or 'the digits'} are others"
-            )
-        self._split = self._data.split(options.seed)
-        self._steps_per_epoch = steps_per_epoch(self._split, options)
+        self._data = data
+        self._split = split
+        self._steps_per_epoch = steps_per_epoch(split, options)
+        self._is_first = _processes.is_first()
 
-    def execute(self) -> int:
-        """Runs, and returns the exit status."""
-        try:
-            with _interrupts.deferred() as interrupted:
-                self._introduce()
-                self._out.mkdir(parents=True, exist_ok=True)
-                if self._is_new:
-                    # Before any checkpoint: what --resume goes by.
-                    self._write_config(results=None)
-                self._train_and_finish(interrupted)
-        except (InterruptedRunError, KeyboardInterrupt):
-            resume = ["grouped-conv-jax", "train", "--resume", "--out", str(self._out)]
-            print(f"interrupted and saved; go on with: {shlex.join(resume)}", file=sys.stderr)
-            return 130
-        return 0
-
-    def _train_and_finish(self, interrupted: Callable[[], bool]) -> None:
+    def execute(self, interrupted: Callable[[], int]) -> None:
+        """Runs from wherever the run stands."""
+        if self._is_first:
+            self._introduce()
         learner = Learner(self._network(), self._data, self._options, self._steps_per_epoch)
         training = Training(learner, self._split, self._options)
         with Checkpoints(self._out / _run_directory.CHECKPOINT) as checkpoints:
             start = training.begin()
-            snapshot = checkpoints.restore(like=start) or start
+            snapshot = training.place(checkpoints.restore(like=start) or start)
             if len(snapshot.history) > self._options.epochs:
                 raise CommandError(
                     f"--epochs must be at least the {len(snapshot.history)} that the run in "
@@ -86,7 +148,7 @@ class Run:
                 )
             self._write_config(results=None)
             taken = training.steps_taken(snapshot)
-            if taken:
+            if taken and self._is_first:
                 print(f"going on after {_place(snapshot, self._steps_per_epoch)}", flush=True)
             with self._progress(taken) as progress:
                 snapshot = training.run(snapshot, checkpoints, progress, interrupted, self._publish)
@@ -105,10 +167,12 @@ class Run:
     def _introduce(self) -> None:
         data = self._data
         height, width, channels = self._image_shape
-        sizes = ", ".join(f"{len(self._split[name])} for {name}" for name in _data.SPLITS)
+        frozen = ", ".join(parts.CONVOLUTIONS)
+        sizes = ", ".join(f"{name} {len(self._split[name])}" for name in _data.SPLITS)
         print(
             f"{len(data.images)} images of {height} x {width} x {channels} in "
-            f"{len(data.classes)} classes: {sizes}",
+            f"{len(data.classes)} classes\n{sizes}\n"
+            f"biases frozen, as batch normalization cancels them:\n  {frozen}",
             flush=True,
         )
         if data.left_out:
@@ -121,26 +185,20 @@ class Run:
                 )
 
     def _progress(self, steps_taken: int) -> Progress:
+        if not self._is_first:
+            return Progress()
         if on_terminal():
             return Bar(self._options.epochs, self._steps_per_epoch, steps_taken)
         return Lines(self._options.epochs)
 
     def _write_config(self, results: dict[str, float] | None) -> None:
-        height, width, channels = self._image_shape
-        config = {
-            "classes": self._data.classes,
-            "image_size": [height, width],
-            "channels": channels,
-            "pixel_maximum": PIXEL_MAXIMUM,
-            "options": self._options.to_json(),
-            "images": {name: len(indices) for name, indices in self._split.items()},
-            "images_sha256": self._data.fingerprint,
-            "left_out": self._data.left_out,
-            "results": results,
-        }
-        _run_directory.write_config(self._out, config)
+        if self._is_first:
+            config = _config(self._options, self._data, self._split, results)
+            _run_directory.write_config(self._out, config)
 
     def _publish(self, history: Sequence[Row]) -> None:
+        if not self._is_first:
+            return
         text = io.StringIO()
         table = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
         table.writeheader()
@@ -150,12 +208,15 @@ class Run:
     def _finish(self, learner: Learner, snapshot: Snapshot) -> None:
         indices, best = self._split["test"], snapshot.best
         test = learner.evaluate(best["params"], best["batch_stats"], indices)
+        if not self._is_first:
+            return
         kept = best_epoch(snapshot.history)
+        # The exported network must not depend on the devices that trained it.
+        best = jax.tree.map(lambda array: jnp.asarray(np.asarray(array)), best)
         layers = {
             "First convolution": best["params"]["convolution"],
             "Channel-wise convolution": best["params"]["channel_wise"],
         }
-        # The exported network must not depend on the device that trained it.
         network = self._network(implementation="lax")
         files = {
             _run_directory.MODEL: _export.export_model(
@@ -180,17 +241,56 @@ class Run:
                 "test_accuracy": test.accuracy,
             }
         )
+        example = self._write_examples()
+        advice = _program.command("predict", "--model", self._out, example)
         print(
-            f"kept epoch {kept} of {len(snapshot.history)}: "
-            f"test accuracy {test.accuracy:.2%}, loss {test.loss:.4f}\nwritten to {self._out}"
+            f"kept epoch {kept} of {len(snapshot.history)}\n"
+            f"test accuracy {test.accuracy:.2%}, loss {test.loss:.4f}\n"
+            f"written to {self._out}\nnext: {advice}"
         )
 
+    def _write_examples(self) -> Path:
+        """Writes one test image of each of the first classes, and returns the first of them."""
+        directory = self._out / _run_directory.EXAMPLES
+        directory.mkdir(exist_ok=True)
+        written = []
+        for label, name in enumerate(self._data.classes[:_EXAMPLES]):
+            index = next(i for i in self._split["test"] if self._data.labels[i] == label)
+            suffix, content = self._data.as_file(index)
+            # A class may have any name.
+            file = re.sub(r"[^\w.-]", "_", f"{label + 1}-{name[:40]}{suffix}")
+            _run_directory.write(directory, file, content)
+            written.append(directory / file)
+        return written[0]
 
-def _load(options: Options) -> Dataset:
-    if options.data is None:
-        return _data.load_digits()
-    assert options.image_size is not None
-    return _data.load_folder(Path(options.data), options.image_size)
+
+def _config(
+    options: Options,
+    data: Dataset | None = None,
+    split: dict[str, np.ndarray] | None = None,
+    results: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """What ``config.json`` holds; without the data's part while they are not loaded."""
+    config: dict[str, Any] = {
+        "versions": {
+            **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax")},
+            "grouped_conv_jax": __version__,
+        },
+        "options": options.to_json(),
+    }
+    if data is not None and split is not None:
+        _, height, width, channels = data.images.shape
+        config |= {
+            "classes": data.classes,
+            "image_size": [height, width],
+            "channels": channels,
+            "pixel_maximum": PIXEL_MAXIMUM,
+            "value_range": data.value_range,
+            "images": {name: len(indices) for name, indices in split.items()},
+            "images_sha256": data.fingerprint,
+            "left_out": data.left_out,
+        }
+    return config | {"results": results}
 
 
 def _place(snapshot: Snapshot, steps_per_epoch: int) -> str:

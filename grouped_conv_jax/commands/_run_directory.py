@@ -1,11 +1,18 @@
 """The directory of a training run. Its files are written whole or not at all."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from grouped_conv_jax.commands._errors import CommandError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 CONFIG = "config.json"
 METRICS = "metrics.csv"
@@ -14,15 +21,40 @@ CHECKPOINT = "checkpoint"
 CURVES = "curves.png"
 FILTERS = "filters.png"
 CONFUSION = "confusion.png"
-_ALL = (CONFIG, METRICS, MODEL, CHECKPOINT, CURVES, FILTERS, CONFUSION)
-FORMAT = 1
-_KEYS = {"classes", "image_size", "channels", "pixel_maximum", "options", "images_sha256"}
+EXAMPLES = "examples"
+LOCK = ".lock"
+_ALL = (CONFIG, METRICS, MODEL, CHECKPOINT, CURVES, FILTERS, CONFUSION, EXAMPLES)
+FORMAT = 2
+_KEYS = {"options", "versions"}
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps other processes from training in a directory, which is made if there is none.
+
+    The lock ends with the process, however that ends. Where the system has no such locks, there is
+    none.
+
+    Raises:
+        CommandError: another process holds the lock, or there is a file in place of the directory.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise CommandError(f"--out must be a directory, got the file {directory}")
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK).open("a") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CommandError(
+                f"--out {directory}: another process is training there; "
+                "wait for its end, or name another directory"
+            ) from error
+        yield
 
 
 def check_free(directory: Path) -> None:
     """Raises ``CommandError`` where a new run would overwrite something."""
-    if directory.exists() and not directory.is_dir():
-        raise CommandError(f"--out must be a directory, got the file {directory}")
     if (directory / CONFIG).exists():
         raise CommandError(
             f"--out {directory} already holds a run: go on with it by --resume, "
@@ -41,6 +73,15 @@ def write(directory: Path, name: str, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(directory / name)
+
+
+def discard(directory: Path) -> None:
+    """Removes what there is of a run that never began."""
+    for name in (CONFIG, LOCK):
+        (directory / name).unlink(missing_ok=True)
+    # Not if the user keeps other files in it.
+    with contextlib.suppress(OSError):
+        directory.rmdir()
 
 
 def write_config(directory: Path, config: dict[str, Any]) -> None:

@@ -15,7 +15,15 @@ from grouped_conv_jax.commands._progress import Progress
 
 
 class InterruptedRunError(Exception):
-    """Ctrl-C was pressed, and the run is saved."""
+    """A signal came, and the run is saved.
+
+    Args:
+        number: the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class Training:
@@ -41,6 +49,11 @@ class Training:
         state = self._learner.begin(self._options.seed)
         return Snapshot(state, _result(state), history=[], step=0)
 
+    def place(self, snapshot: Snapshot) -> Snapshot:
+        """Brings a snapshot to the devices."""
+        state, best = self._learner.place((snapshot.state, snapshot.best))
+        return snapshot._replace(state=state, best=best)
+
     def is_over(self, history: Sequence[Row]) -> bool:
         """Whether all epochs are done, or patience has run out."""
         patience = self._options.patience or math.inf
@@ -57,7 +70,7 @@ class Training:
         snapshot: Snapshot,
         checkpoints: Checkpoints,
         progress: Progress,
-        interrupted: Callable[[], bool],
+        interrupted: Callable[[], int],
         publish: Callable[[Sequence[Row]], None],
     ) -> Snapshot:
         """Trains until the run is over, with a checkpoint after each epoch.
@@ -65,8 +78,8 @@ class Training:
         Args:
             snapshot: where to start.
             checkpoints: where snapshots are saved.
-            progress: is told of each step and each epoch.
-            interrupted: tells whether to save and stop.
+            progress: is told of the compilation, of each step and of each epoch.
+            interrupted: tells the number of the signal to save and stop at, or 0.
             publish: is given the history after each epoch.
 
         Returns:
@@ -76,6 +89,8 @@ class Training:
             InterruptedRunError: it was interrupted; the snapshot is saved.
             CommandError: the loss is no finite number any more.
         """
+        if not self.is_over(snapshot.history):
+            progress.compiling()
         while not self.is_over(snapshot.history):
             snapshot = self._epoch(snapshot, checkpoints, progress, interrupted)
             checkpoints.save(snapshot, self.steps_taken(snapshot))
@@ -88,7 +103,7 @@ class Training:
         snapshot: Snapshot,
         checkpoints: Checkpoints,
         progress: Progress,
-        interrupted: Callable[[], bool],
+        interrupted: Callable[[], int],
     ) -> Snapshot:
         number, size = len(snapshot.history), self._options.batch_size
         # From seed and number alone, so that a resumed run shuffles alike.
@@ -98,11 +113,10 @@ class Training:
         if snapshot.step == 0:
             state = state._replace(totals=jax.numpy.zeros_like(state.totals))
         for step in range(snapshot.step, self._steps_per_epoch):
-            if interrupted():
+            if number_of_signal := interrupted():
                 snapshot = snapshot._replace(state=state, step=step)
                 checkpoints.save(snapshot, self.steps_taken(snapshot))
-                raise InterruptedRunError
-            # What does not fill a last batch is left for another epoch.
+                raise InterruptedRunError(number_of_signal)
             state = self._learner.step(state, order[step * size : (step + 1) * size])
             progress.step()
         history = [*snapshot.history, self._measure(state, number)]
@@ -111,7 +125,7 @@ class Training:
 
     def _measure(self, state: State, number: int) -> Row:
         loss, right = (np.asarray(state.totals, np.float64)).tolist()
-        images = self._steps_per_epoch * self._options.batch_size
+        images = len(self._split["training"])
         validation = self._learner.evaluate(
             state.params, state.batch_stats, self._split["validation"]
         )
@@ -133,18 +147,17 @@ class Training:
 
 
 def steps_per_epoch(split: dict[str, np.ndarray], options: Options) -> int:
-    """How many whole batches the training images make.
+    """How many batches the training images make, the last one perhaps a smaller one.
 
     Raises:
-        CommandError: not a single one.
+        CommandError: there are fewer images than one batch takes.
     """
-    steps = len(split["training"]) // options.batch_size
-    if not steps:
+    if options.batch_size > len(split["training"]):
         raise CommandError(
             f"--batch-size must be at most the number of training images, "
             f"{len(split['training'])}, got {options.batch_size}"
         )
-    return steps
+    return -(-len(split["training"]) // options.batch_size)
 
 
 def best_epoch(history: Sequence[Row]) -> int:

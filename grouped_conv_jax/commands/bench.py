@@ -94,7 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
     )
     add(how, "--dtype", "(default: float32)", choices=_DTYPES)
-    add(how, "--role", "(default: all)", nargs="+", choices=tuple(_ROLES), metavar="ROLE")
+    roles = f"{', '.join(_ROLES)} (default: all)"
+    add(how, "--role", roles, nargs="+", choices=tuple(_ROLES), metavar="ROLE")
     add(how, "--implementation", "of this package (default: its choice)", metavar="NAME")
     add(how, "--batch", "images, for --suite and --network (default: 8)", type=positive_integer)
     add(how, "--rounds", "blocks of each contender (default: 3)", type=positive_integer)

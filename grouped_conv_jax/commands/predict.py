@@ -5,8 +5,9 @@ It needs JAX, Pillow and the exported network, and none of the code that trained
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +15,25 @@ import numpy as np
 
 from grouped_conv_jax.commands import _run_directory
 from grouped_conv_jax.commands._errors import CommandError, require
-from grouped_conv_jax.commands._images import UnreadableImageError, printable, read_image
+from grouped_conv_jax.commands._images import (
+    HOW_IMAGES_ARE_READ,
+    UnreadableImageError,
+    ValueRange,
+    as_text,
+    printable,
+    read_image,
+    visible,
+)
 
 SUMMARY = "classify images with a trained network"
 DESCRIPTION = """\
 Classifies images with a network that `train` wrote. Prints a line for each image: its
-name, the class and the class's probability, separated by tabs.
+name, the class and the class's probability, separated by tabs. Control characters in
+names, such as newlines, and bytes that are no text become escapes (--json keeps the
+former). Of a folder, all files count but those whose names begin with a dot.
 """
-EPILOG = """\
+EPILOG = f"""\
+{HOW_IMAGES_ARE_READ}
 The exit status is 0 if all images were classified, 1 if some could not be read (they
 are named on the standard error stream), 2 if there is no network in --model.
 """
@@ -35,20 +47,19 @@ class Model(NamedTuple):
         image_size: (height, width) of the images that it takes.
         channels: of those images.
         probabilities: from ``(1, H, W, C)``, float32 from 0 to 1, to ``(1, K)``.
-        pixel_maximum: what bytes are divided by.
+        value_range: what becomes 0 and 1 in images whose format defines no range.
     """
 
     classes: list[str]
     image_size: tuple[int, int]
     channels: int
-    pixel_maximum: float
+    value_range: ValueRange | None
     probabilities: Callable[[np.ndarray], Any]
 
     def classify(self, path: Path) -> np.ndarray:
         """The probability of each class for the image in a file."""
-        pixels = read_image(path, self.image_size, self.channels)
-        scaled = pixels[np.newaxis].astype(np.float32) / np.float32(self.pixel_maximum)
-        return np.asarray(self.probabilities(scaled))[0]
+        pixels = read_image(path, self.image_size, self.channels).to_unit(self.value_range)
+        return np.asarray(self.probabilities(pixels[np.newaxis]))[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print a list of objects with the probabilities of all classes",
     )
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of them"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = load(arguments.model)
     results: list[dict[str, Any]] = []
     failed = False
-    for path in arguments.images:
+    for path in _files(arguments.images):
         try:
             probabilities = model.classify(path)
         except UnreadableImageError as error:
@@ -90,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
             every = dict(zip(model.classes, probabilities.tolist(), strict=True))
             results.append(
                 {
-                    "image": printable(path),
+                    "image": as_text(path),
                     "class": name,
                     "probability": probability,
                     "probabilities": every,
@@ -103,12 +116,20 @@ def run(arguments: argparse.Namespace) -> int:
     return int(failed)
 
 
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files, those in folders among them; a folder without files stands for itself."""
+    for path in paths:
+        files = [f for f in visible(path.rglob("*"), path) if f.is_file()] if path.is_dir() else []
+        yield from files or [path]
+
+
 def load(directory: Path) -> Model:
     """Reads the network from a run's directory.
 
     Raises:
-        CommandError: there is none, or it is damaged.
+        CommandError: there is none, it is damaged, or it is of a newer JAX.
     """
+    import jax
     from jax import export
 
     config = _run_directory.find_config(directory)
@@ -118,11 +139,17 @@ def load(directory: Path) -> Model:
             raise CommandError(f"--model {directory} holds no trained network: there is no {path}")
     assert config is not None
     try:
+        written_by = tuple(map(int, re.findall(r"\d+", config["versions"]["jax"])[:3]))
         height, width = map(int, config["image_size"])
         classes, channels = list(map(str, config["classes"])), int(config["channels"])
-        pixel_maximum = float(config["pixel_maximum"])
-    except (TypeError, ValueError) as error:
-        raise CommandError(f"{described} is damaged: {error}") from error
+        value_range = config["value_range"] and tuple(map(float, config["value_range"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CommandError(f"{described} is damaged: {type(error).__name__}: {error}") from error
+    if written_by > jax.__version_info__:
+        raise CommandError(
+            f"{network} was written by JAX {config['versions']['jax']}, which is newer than the "
+            f"JAX {jax.__version__} here: install that version or a newer one"
+        )
     try:
         exported = export.deserialize(bytearray(network.read_bytes()))
         (images,), (answers,) = exported.in_avals, exported.out_avals
@@ -135,4 +162,4 @@ def load(directory: Path) -> Model:
         ) from error
     if (*images.shape[1:], answers.shape[1]) != (height, width, channels, len(classes)):
         raise CommandError(f"{network} and {described} are of different runs")
-    return Model(classes, (height, width), channels, pixel_maximum, exported.call)
+    return Model(classes, (height, width), channels, value_range, exported.call)

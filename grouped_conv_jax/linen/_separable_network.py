@@ -68,22 +68,24 @@ class SeparableNetwork(nn.Module):
         return nn.softmax(self.logits(x, train))
 
     @nn.compact
-    def logits(self, x: ArrayLike, train: bool = False) -> jax.Array:
+    def logits(self, x: ArrayLike, train: bool = False, mask: ArrayLike | None = None) -> jax.Array:
         """Returns logits ``(B, K)`` for images ``(B, H, W, C)``.
 
         Args:
             x: images.
             train: whether the batch normalizations use the batch's statistics and update the
                 running ones (collection ``batch_stats``, which must then be mutable).
+            mask: booleans ``(B,)``, which images count in the batch's statistics; ``None`` for all.
         """
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         parts.check_rank(np.shape(x))
         parts.num_features(np.shape(x)[-3:-1])
+        counted = parts.over_pixels(mask)
         y: Any = x
         for name, layer in parts.CONVOLUTIONS.items():
             y = GroupedConv2D(**layer, **dtypes, implementation=self.implementation, name=name)(y)
             norm = nn.BatchNorm(not train, **parts.BATCH_NORM, **dtypes, name=parts.norm_of(name))
-            y = nn.relu(norm(y))
+            y = nn.relu(norm(y, mask=counted))
         y = nn.max_pool(y, parts.POOL, strides=parts.POOL)
         y = y.reshape(*y.shape[:-3], math.prod(y.shape[-3:]))
         return nn.Dense(

@@ -94,16 +94,22 @@ class SeparableNetwork(nnx.Module):
         """Returns probabilities ``(B, K)`` for images ``(B, H, W, C)``."""
         return nnx.softmax(self.logits(x))
 
-    def logits(self, x: ArrayLike) -> jax.Array:
-        """Returns logits ``(B, K)`` for images ``(B, H, W, C)``."""
+    def logits(self, x: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+        """Returns logits ``(B, K)`` for images ``(B, H, W, C)``.
+
+        Args:
+            x: images.
+            mask: booleans ``(B,)``, which images count in the batch's statistics; ``None`` for all.
+        """
         parts.check_rank(np.shape(x))
         if np.shape(x)[-3:-1] != self.image_size:
             raise ValueError(
                 f"x must have images of image_size={self.image_size}, got shape {np.shape(x)}"
             )
+        counted = parts.over_pixels(mask)
         y: Any = x
         for name in parts.CONVOLUTIONS:
             norm = getattr(self, parts.norm_of(name))
-            y = nnx.relu(norm(getattr(self, name)(y)))
+            y = nnx.relu(norm(getattr(self, name)(y), mask=counted))
         y = nnx.max_pool(y, parts.POOL, strides=parts.POOL)
         return self.fully_connected(y.reshape(*y.shape[:-3], math.prod(y.shape[-3:])))
