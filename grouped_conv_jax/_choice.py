@@ -1,15 +1,18 @@
 """Which implementation computes a role, for a platform and a shape, and why."""
 
+import functools
 import math
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from grouped_conv_jax import _checks
-from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import blocks, lax, native, pointwise, taps
+from grouped_conv_jax._convolution import Convolution, Role, is_known
+from grouped_conv_jax._implementations import blocks, lane_tiles, lax, native, pointwise, taps
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -23,12 +26,44 @@ _FILTERS_A_CHANNEL = 16
 # Matrix products of 1x1 filters with fewer channels or filters take up to twice lax's time.
 _FEWEST_OF_PRODUCTS = 8
 
+# On TPU, by the estimates for v5e in benchmarks/. lax's time is the same for all smaller batches,
+# since XLA then lays the batch along the lanes.
+_LARGEST_BATCH = 64
+# Filters meet fewer pixels too rarely: the time goes into the filters themselves.
+_FEWEST_PIXELS = 128
+# lax has a faster forward pass in float32, for groups wider than this and fewer pixels in all.
+_NARROW_IN_FLOAT32, _FEWEST_PIXELS_IN_FLOAT32 = 8, 4096
+# Blocks that straddle tiles move channels between lanes; groups this narrow gain all the same.
+_NARROW_IN_ANY_BLOCK = 4
+# Wider groups make filter gradients as fast on their own.
+_WIDEST_OF_FILTER_GRADIENTS = 32
+
+_ONE_GROUP = "one group is a dense convolution, which XLA does best"
+
 _MODULES: dict[str, ModuleType] = {
     "native": native,
     "lax": lax,
     "taps": taps,
     "blocks": blocks,
 }
+
+
+class Setting(NamedTuple):
+    """Where a role is computed, and of how much.
+
+    Attributes:
+        platform: ``"cpu"``, ``"cuda"``, ``"rocm"`` or ``"tpu"``.
+        exported: whether the program is to run elsewhere, where the native kernels may not be.
+        batch: number of images on all devices, or a symbol.
+        dtype: of the operands.
+        devices: over how many XLA splits the program; how, it does not tell.
+    """
+
+    platform: str
+    exported: bool
+    batch: Any
+    dtype: DTypeLike
+    devices: int = 1
 
 
 class Choice(NamedTuple):
@@ -42,9 +77,13 @@ class Choice(NamedTuple):
     implementation: str
     reason: str
 
-    def function(self, role: Role) -> Callable[..., jax.Array]:
+    def function(self, role: Role, platform: str, devices: int = 1) -> Callable[..., jax.Array]:
         """Computes the role from its operands and the description of the convolution."""
-        return getattr(_MODULES[self.implementation], role.name.lower())
+        name = role.name.lower()
+        if self.implementation == "blocks" and platform != "cpu":
+            # Several groups in one convolution are slow on CPUs alone.
+            return functools.partial(getattr(lane_tiles, name), devices=devices)
+        return getattr(_MODULES[self.implementation], name)
 
 
 def check_implementation(implementation: Any) -> str | None:
@@ -69,11 +108,10 @@ def choose(
     convolution: Convolution,
     channels: int,
     filters: int,
-    platform: str,
+    setting: Setting,
     implementation: str | None = None,
-    exported: bool = False,
 ) -> Choice:
-    """Chooses for a platform; an implementation given by name, if it can do it.
+    """Chooses for a setting; an implementation given by name, if it can do it.
 
     It may not: ``vmap`` over filters makes the groups of a convolution wider.
 
@@ -82,13 +120,13 @@ def choose(
         convolution: the static description.
         channels: per group.
         filters: per group.
-        platform: ``"cpu"``, ``"cuda"``, ``"rocm"`` or ``"tpu"``.
+        setting: where, and of how much.
         implementation: the name of one, or ``None``.
-        exported: whether the program is to run elsewhere, where these kernels may not be.
 
     Raises:
         NotImplementedError: ``"native"`` was asked for where there are no such kernels.
     """
+    platform, exported, *_ = setting
     is_native = platform == "cpu" and not exported
     if implementation == "native" and not is_native:
         place = "an exported program" if exported else f"a program for {platform!r}"
@@ -100,31 +138,41 @@ def choose(
         why_not = _MODULES[implementation].unsupported(role, convolution, channels, filters)
         if not why_not:
             return Choice(implementation, "asked for by name")
-        instead, reason = choose(role, convolution, channels, filters, platform, exported=exported)
+        instead, reason = choose(role, convolution, channels, filters, setting)
         return Choice(instead, f"{implementation!r} was asked for, but {why_not}; {reason}")
+    if platform == "cpu":
+        return _for_cpu(role, convolution, channels, filters, exported)
+    if convolution.groups == 1:
+        return Choice("lax", _ONE_GROUP)
+    if platform == "tpu":
+        return _for_tpu(role, convolution, channels, filters, setting)
+    few = channels * filters <= _FEW_ON_GPU
+    few = few and taps.unsupported(role, convolution, channels, filters) is None
+    if few and math.prod(convolution.filter_size) <= _TAPS_ON_GPU and role != Role.FILTER_GRADIENT:
+        return Choice("taps", "bound by memory, and XLA fuses the sum (not measured)")
+    return Choice("lax", f"nothing was measured to be faster on {platform}")
+
+
+def _for_cpu(
+    role: Role, convolution: Convolution, channels: int, filters: int, exported: bool
+) -> Choice:
     missing = ""
-    if is_native:
+    if not exported:
         why_not = native.unsupported(role, convolution, channels, filters)
         if not why_not:
             return Choice("native", "compiled for this machine's CPU")
         missing = f" ({why_not})"
     if convolution.groups == 1:
-        if platform == "cpu" and _is_better_as_product(role, convolution, channels, filters):
+        if _is_better_as_product(role, convolution, channels, filters):
             return Choice("blocks", "a matrix product, which XLA:CPU does not see in a 1x1 filter")
-        return Choice("lax", "one group is a dense convolution, which XLA does best")
+        return Choice("lax", _ONE_GROUP)
+    weights = f"{channels} * {filters} weights a tap{missing}"
+    if role == Role.FORWARD and filters >= _FILTERS_A_CHANNEL * channels:
+        return Choice("lax", f"{weights}: enough filters a channel for lax's products")
     can = taps.unsupported(role, convolution, channels, filters) is None
-    if platform == "cpu":
-        weights = f"{channels} * {filters} weights a tap{missing}"
-        if role == Role.FORWARD and filters >= _FILTERS_A_CHANNEL * channels:
-            return Choice("lax", f"{weights}: enough filters a channel for lax's products")
-        if can and min(channels, filters) < _NARROW:
-            return Choice("taps", f"{weights}: too few for matrices")
-        return Choice("blocks", f"{weights}: enough for matrices, a few groups at a time")
-    few = channels * filters <= _FEW_ON_GPU
-    few = can and few and math.prod(convolution.filter_size) <= _TAPS_ON_GPU
-    if platform in ("cuda", "rocm") and few and role != Role.FILTER_GRADIENT:
-        return Choice("taps", "bound by memory, and XLA fuses the sum (not measured)")
-    return Choice("lax", f"nothing was measured to be faster on {platform}")
+    if can and min(channels, filters) < _NARROW:
+        return Choice("taps", f"{weights}: too few for matrices")
+    return Choice("blocks", f"{weights}: enough for matrices, a few groups at a time")
 
 
 def _is_better_as_product(
@@ -133,3 +181,67 @@ def _is_better_as_product(
     """Whether a CPU computes one group faster as a matrix product."""
     wide = role == Role.FILTER_GRADIENT or min(channels, filters) >= _FEWEST_OF_PRODUCTS
     return pointwise.suits(convolution) and wide
+
+
+def _for_tpu(
+    role: Role, convolution: Convolution, channels: int, filters: int, setting: Setting
+) -> Choice:
+    batch, devices = setting.batch, setting.devices
+    images = batch // devices if is_known(batch) else None
+    basis = "estimated" if devices == 1 else "estimated; the batch per device is assumed"
+    merged = lane_tiles.count(convolution, channels, filters, devices)
+    why_not = _lax_is_better_on_tpu(
+        role, convolution, channels, filters, setting.dtype, images, merged
+    )
+    if why_not:
+        return Choice("lax", f"{why_not} ({basis})")
+    lanes = merged * max(channels, filters)
+    return Choice("blocks", f"{merged} groups fill {lanes} lanes together ({basis})")
+
+
+def _lax_is_better_on_tpu(
+    role: Role,
+    convolution: Convolution,
+    channels: int,
+    filters: int,
+    dtype: DTypeLike,
+    images: int | None,
+    merged: int,
+) -> str | None:
+    """Why lax computes a role faster than ``merged`` groups in a block, or ``None``.
+
+    Args:
+        role: what is to be computed.
+        convolution: the static description.
+        channels: per group.
+        filters: per group.
+        dtype: of the operands.
+        images: on each device, or ``None`` if that is not known.
+        merged: groups in a block.
+    """
+    groups, narrowest, widest = convolution.groups, *sorted((channels, filters))
+    pixels = math.prod(convolution.outputs)
+    # How many products are summed for each pixel and tap.
+    summed = {Role.FORWARD: channels, Role.INPUT_GRADIENT: filters}.get(role, widest)
+    if summed == 1:
+        return "a sum of single products has a form of its own"
+    if images is None or images > _LARGEST_BATCH:
+        return f"more than {_LARGEST_BATCH} images a device fill the lanes on their own"
+    if merged == 1:
+        return f"groups of {widest} channels or filters fit into no lane tile together"
+    if pixels < _FEWEST_PIXELS:
+        return f"fewer than {_FEWEST_PIXELS} pixels do not repay larger filters"
+    lanes = merged * widest
+    aligned = merged == groups or (lanes % 64 == 0 and lanes <= lane_tiles.LANES)
+    if not aligned and widest > _NARROW_IN_ANY_BLOCK:
+        return f"{groups} groups divide into blocks of {lanes} lanes, which tiles do not hold"
+    if role == Role.FILTER_GRADIENT and narrowest > _WIDEST_OF_FILTER_GRADIENTS:
+        return f"filter gradients of more than {_WIDEST_OF_FILTER_GRADIENTS} channels are products"
+    if (
+        role == Role.FORWARD
+        and jnp.dtype(dtype) == jnp.float32
+        and widest > _NARROW_IN_FLOAT32
+        and images * pixels < _FEWEST_PIXELS_IN_FLOAT32
+    ):
+        return f"fewer than {_FEWEST_PIXELS_IN_FLOAT32} pixels in all suit lax in float32"
+    return None

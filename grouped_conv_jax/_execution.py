@@ -20,6 +20,7 @@ def compute(
     platform: str,
     implementation: str | None = None,
     exported: bool = False,
+    devices: int = 1,
 ) -> jax.Array:
     """Runs the implementation chosen for ``platform``.
 
@@ -32,12 +33,15 @@ def compute(
         platform: as :func:`grouped_conv_jax._choice.choose` takes it.
         implementation: the name of one, or ``None``.
         exported: whether the program is to run elsewhere.
+        devices: over how many XLA may split what is computed here.
     """
     result = convolution.shape(role, lhs.shape, rhs.shape)
     if 0 in (*lhs.shape, *rhs.shape, *result):
         return jnp.zeros(result, dtype)
     widths = convolution.widths(role, lhs.shape, rhs.shape)
-    choice = _choice.choose(role, convolution, *widths, platform, implementation, exported)
+    batch = (lhs, rhs)[role.images].shape[0]
+    setting = _choice.Setting(platform, exported, batch, lhs.dtype, devices)
+    choice = _choice.choose(role, convolution, *widths, setting, implementation)
     preferred = convolution.preferred_element_type
     if role != Role.FORWARD and preferred is not None:
         # A gradient's sums are as wide as is asked for, too.
@@ -46,4 +50,5 @@ def compute(
     if choice.implementation == "native":
         # The kernels round once, to what is wanted.
         convolution = dataclasses.replace(convolution, preferred_element_type=dtype)
-    return choice.function(role)(lhs, rhs, convolution=convolution).astype(dtype)
+    function = choice.function(role, platform, devices)
+    return function(lhs, rhs, convolution=convolution).astype(dtype)

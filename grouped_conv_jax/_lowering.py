@@ -42,8 +42,9 @@ def decide(
     parameters: Mapping[str, Any],
     platform: str,
     exported: bool = False,
+    devices: int = 1,
 ) -> Decision:
-    """Decides about an equation on one device.
+    """Decides about an equation.
 
     Args:
         mark: of the equation, if it has one.
@@ -52,6 +53,7 @@ def decide(
         parameters: of the equation.
         platform: where it is to run.
         exported: whether that is another machine.
+        devices: over how many XLA will split it.
     """
     if mark is None:
         return Decision(None, Choice("lax", "it is outside of accelerate"))
@@ -65,9 +67,8 @@ def decide(
         found.convolution,
         found.channels,
         found.filters,
-        platform,
+        _choice.Setting(platform, exported, found.batch, lhs.dtype, devices),
         _name(mark),
-        exported,
     )
     return Decision(found, choice)
 
@@ -91,18 +92,20 @@ def _lower(original: Callable[..., Any], ctx: Any, *operands: Any, **parameters:
     name = _name(mark)
     lhs, rhs = ctx.avals_in
     exported = _jax_internals.is_for_export(ctx)
-    found, choice = decide(mark, lhs, rhs, parameters, platform, exported)
+    devices = _jax_internals.devices_to_partition_over(ctx)
+    found, choice = decide(mark, lhs, rhs, parameters, platform, exported, devices)
     if found is None:
         return original(ctx, *operands, **parameters)
     if platform == "cpu" and not exported:
         _native_library.warn_if_unavailable()
-    convolution, devices = found.convolution, _jax_internals.devices_to_partition_over(ctx)
+    convolution = found.convolution
     # A program that leaves this process cannot call back into it when it is partitioned.
     sharded = devices > 1 and not exported
     # XLA partitions a dense convolution itself, and better than what would replace it. For TPUs
-    # its compilers know no custom partitioning.
+    # its compilers know no custom partitioning, but what is chosen for them they split as they are.
     planned = sharded and convolution.groups > 1 and platform != "tpu"
-    if not planned and (choice.implementation == "lax" or (sharded and name is None)):
+    splits = not sharded or name is not None or platform == "tpu"
+    if not planned and (choice.implementation == "lax" or not splits):
         return original(ctx, *operands, **parameters)
 
     compute: Any = functools.partial(
@@ -113,6 +116,7 @@ def _lower(original: Callable[..., Any], ctx: Any, *operands: Any, **parameters:
         platform=platform,
         implementation=name,
         exported=exported,
+        devices=1 if planned else devices,
     )
     if planned:
         ctx = _jax_internals.with_any_devices(ctx)

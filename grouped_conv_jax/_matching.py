@@ -45,6 +45,7 @@ class Match(NamedTuple):
         convolution: the static description.
         channels: per group.
         filters: per group.
+        batch: how many images there are.
         operands: the role's operands from the equation's, ``(lhs, rhs)``.
         result: the equation's result from the role's.
     """
@@ -53,6 +54,7 @@ class Match(NamedTuple):
     convolution: Convolution
     channels: int
     filters: int
+    batch: Any
     operands: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
     result: Callable[[jax.Array], jax.Array]
 
@@ -201,12 +203,13 @@ def _forward(equation: _Equation) -> Match:
         equation.dilation,
         **equation.settings,
     )
-    _, channels, filters = equation.widths
+    batch, channels, filters = equation.widths
     return Match(
         Role.FORWARD,
         convolution,
         channels,
         filters,
+        batch,
         lambda lhs, rhs: (equation.images(lhs), equation.filters(rhs)),
         equation.out,
     )
@@ -218,7 +221,7 @@ def _filter_gradient_of_channels(equation: _Equation) -> Match | None:
     Of each group, ``I`` images have ``N`` channels and ``O`` filters.
     """
     groups = equation.groups
-    channels, _, filters = equation.widths
+    channels, batch, filters = equation.widths
     if math.prod(equation.outputs) >= math.prod(equation.taps) or not is_known(channels):
         return None
     if groups > 1 and (filters == 1 or channels * filters < _FEW):
@@ -236,9 +239,8 @@ def _filter_gradient_of_channels(equation: _Equation) -> Match | None:
     def result(filters: jax.Array) -> jax.Array:  # (*outputs, N, G*O)
         return equation.out(jnp.moveaxis(filters, -2, 0))
 
-    return Match(
-        Role.FILTER_GRADIENT, _of_filters(equation, groups), channels, filters, operands, result
-    )
+    convolution = _of_filters(equation, groups)
+    return Match(Role.FILTER_GRADIENT, convolution, channels, filters, batch, operands, result)
 
 
 def _input_gradient(equation: _Equation) -> Match:
@@ -266,20 +268,19 @@ def _input_gradient(equation: _Equation) -> Match:
         filters = _exchange(equation.filters(rhs), equation.groups)
         return filters, equation.images(lhs)
 
-    _, filters_per_group, channels = equation.widths
-    return Match(
-        Role.INPUT_GRADIENT, convolution, channels, filters_per_group, operands, equation.out
-    )
+    batch, filters, channels = equation.widths
+    return Match(Role.INPUT_GRADIENT, convolution, channels, filters, batch, operands, equation.out)
 
 
 def _filter_gradient(equation: _Equation) -> Match:
     """``lhs`` is ``x`` ``(G*C, *image, B)``, ``rhs`` is ``y`` ``(*y, B, G*F)``."""
-    channels, _, filters = equation.widths
+    channels, batch, filters = equation.widths
     return Match(
         Role.FILTER_GRADIENT,
         _of_filters(equation, equation.batch_groups),
         channels,
         filters,
+        batch,
         lambda lhs, rhs: (
             jnp.swapaxes(equation.images(lhs), 0, -1),
             jnp.moveaxis(equation.filters(rhs), -2, 0),
@@ -334,18 +335,19 @@ def _filter_gradient_exchanged(equation: _Equation) -> Match:
         equation.strides,
         **equation.settings,
     )
-    filters_per_group, _, channels = equation.widths
+    filters, batch, channels = equation.widths
     return Match(
         Role.FILTER_GRADIENT,
         convolution,
         channels,
-        filters_per_group,
+        filters,
+        batch,
         lambda lhs, rhs: (
             jnp.moveaxis(equation.filters(rhs), -2, 0),
             jnp.swapaxes(equation.images(lhs), 0, -1),
         ),
         # From (*outputs, C, G*F), reversed, to (F, *outputs, G*C).
-        lambda filters: equation.out(jnp.moveaxis(_exchange(filters, groups), -2, 0)),
+        lambda result: equation.out(jnp.moveaxis(_exchange(result, groups), -2, 0)),
     )
 
 

@@ -12,7 +12,9 @@ import reference_roles
 from grouped_conv_jax import _choice, _execution
 from grouped_conv_jax._convolution import Convolution, Role
 
-IMPLEMENTATIONS = tuple(_choice._MODULES)
+# Blocks take another form on accelerators, which a CPU computes too.
+LANE_TILES = "blocks on accelerators"
+IMPLEMENTATIONS = (*_choice._MODULES, LANE_TILES)
 
 
 def case(image, filter_size, channels, filters, groups, *, batch=2, stride=1, dilation=1, pad=0):
@@ -144,7 +146,7 @@ def roles(implementation, shapes):
     """The roles that an implementation can compute; ``None``, which chooses, computes all."""
     if implementation is None:
         return list(Role)
-    module = _choice._MODULES[implementation]
+    module = _choice._MODULES["blocks" if implementation == LANE_TILES else implementation]
     return [role for role in Role if not module.unsupported(role, shapes[-1], *widths(shapes))]
 
 
@@ -159,13 +161,16 @@ def supported(cases):
 
 def compute(role, lhs, rhs, convolution, implementation=None):
     """One role as a CPU gets it, in the operands' dtype."""
+    platform = "cpu"
+    if implementation == LANE_TILES:
+        implementation, platform = "blocks", "tpu"
     return _execution.compute(
         lhs,
         rhs,
         role=role,
         convolution=convolution,
         dtype=lhs.dtype,
-        platform="cpu",
+        platform=platform,
         implementation=implementation,
     )
 

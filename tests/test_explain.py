@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from grouped_conv_jax import _choice, _native_library, explain, grouped_conv2d
-from grouped_conv_jax._convolution import Role
+from grouped_conv_jax._convolution import Convolution, Role
 
 ROLES = {"forward", "input_gradient", "filter_gradient"}
 ARGUMENTS = {"stride": 2, "padding": "same", "dilation_factor": (1, 2), "data_format": "BCSS"}
@@ -79,6 +79,81 @@ def test_gpus_take_sums_over_the_taps_of_small_filters_alone(platform):
     }
 
 
+def on_tpu(batch, image, channels, filters, groups, size=3, **keywords):
+    """The implementation of each role on a TPU, and the reasons."""
+    x = jax.ShapeDtypeStruct((batch, image, image, channels * groups), jnp.bfloat16)
+    weights = jax.ShapeDtypeStruct((size, size, channels, filters, groups), jnp.bfloat16)
+    told = explain(x, weights, padding="same", platform="tpu", **keywords)
+    return {role: choice.implementation for role, choice in told.items()}, {
+        choice.reason for choice in told.values()
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32, 64])
+@pytest.mark.parametrize(
+    "shape", [(56, 4, 4, 32), (14, 16, 16, 32), (28, 2, 2, 64), (28, 24, 24, 5), (56, 24, 24, 2)]
+)
+def test_a_tpu_merges_narrow_groups_by_estimates(batch, shape):
+    chosen, reasons = on_tpu(batch, *shape)
+    assert set(chosen.values()) == {"blocks"}
+    assert all("estimated" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ((128, 56, 4, 4, 32), "more than 64 images a device fill the lanes"),
+        ((8, 56, 1, 1, 144), "a sum of single products"),
+        ((8, 13, 192, 128, 2), "groups of 192 channels or filters fit into no lane tile together"),
+        ((8, 7, 32, 32, 32), "fewer than 128 pixels"),
+        ((8, 14, 24, 24, 14), "14 groups divide into blocks of 48 lanes"),
+    ],
+)
+def test_a_tpu_takes_lax_where_the_estimates_are_no_better(shape, reason):
+    chosen, reasons = on_tpu(*shape)
+    assert set(chosen.values()) == {"lax"}
+    (told,) = reasons
+    assert reason in told
+    assert "estimated" in told
+
+
+def test_a_tpu_merges_groups_with_a_multiplier_in_their_gradients():
+    chosen, _ = on_tpu(8, 28, 1, 2, 96)
+    assert chosen == {"forward": "lax", "input_gradient": "blocks", "filter_gradient": "blocks"}
+
+
+def test_a_tpu_multiplies_1x1_filters_of_all_groups_at_once():
+    chosen, reasons = on_tpu(8, 28, 80, 20, 3, size=1)
+    assert set(chosen.values()) == {"blocks"}
+    assert reasons == {"3 groups fill 240 lanes together (estimated)"}
+    chosen, _ = on_tpu(8, 28, 80, 40, 3, size=1)
+    assert chosen == {"forward": "blocks", "input_gradient": "blocks", "filter_gradient": "lax"}
+
+
+def test_a_tpu_takes_lax_for_few_pixels_in_float32():
+    convolution = Convolution((14, 14), (3, 3), 32, (1, 1), ((1, 1), (1, 1)), (1, 1))
+    for dtype, implementation in ((jnp.float32, "lax"), (jnp.bfloat16, "blocks")):
+        setting = _choice.Setting("tpu", False, 8, dtype)
+        assert _choice.choose(Role.FORWARD, convolution, 16, 16, setting)[0] == implementation
+
+
+def test_a_tpu_takes_lax_where_the_batch_is_a_symbol():
+    setting = _choice.Setting("tpu", True, jax.export.symbolic_shape("b")[0], jnp.bfloat16)
+    convolution = Convolution((56, 56), (3, 3), 32, (1, 1), ((1, 1), (1, 1)), (1, 1))
+    assert _choice.choose(Role.FORWARD, convolution, 4, 4, setting).implementation == "lax"
+
+
+def test_over_several_devices_the_batch_of_each_is_assumed_and_shards_are_not_merged():
+    convolution = Convolution((14, 14), (3, 3), 32, (1, 1), ((1, 1), (1, 1)), (1, 1))
+    setting = _choice.Setting("tpu", False, 256, jnp.bfloat16, 4)
+    implementation, reason = _choice.choose(Role.FORWARD, convolution, 16, 16, setting)
+    assert implementation == "blocks"
+    assert reason.startswith("8 groups fill 128 lanes")
+    assert "the batch per device is assumed" in reason
+    large = setting._replace(batch=512)
+    assert _choice.choose(Role.FORWARD, convolution, 16, 16, large).implementation == "lax"
+
+
 def test_takes_arrays_of_numpy_and_jax_as_well():
     x, weights = np.ones((1, 5, 5, 4), np.float32), jnp.ones((3, 3, 1, 1, 4))
     assert set(explain(x, weights)) == ROLES
@@ -144,4 +219,5 @@ class TestErrors:
 def test_every_role_has_a_function_in_every_implementation():
     for name in _choice._MODULES:
         for role in Role:
-            assert callable(_choice.Choice(name, "").function(role))
+            for platform in _choice.PLATFORMS:
+                assert callable(_choice.Choice(name, "").function(role, platform))

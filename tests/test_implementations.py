@@ -10,7 +10,6 @@ import reference_roles
 from cases import COMPILED_QUICKLY
 from implementation_cases import (
     CASES,
-    IMPLEMENTATIONS,
     LONG_SUMS,
     case,
     compile_roles,
@@ -22,7 +21,7 @@ from implementation_cases import (
 )
 from sharding_cases import convolve
 
-from grouped_conv_jax import explain, grouped_conv2d
+from grouped_conv_jax import _choice, explain, grouped_conv2d
 from grouped_conv_jax._convolution import Role
 
 FLOAT32 = np.finfo(np.float32)
@@ -151,6 +150,6 @@ def test_an_implementation_given_by_name_is_not_replaced_for_one_group():
 
 def test_an_unknown_implementation_names_those_there_are():
     x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 1, 2))
-    listed = ", ".join(map(repr, IMPLEMENTATIONS))
+    listed = ", ".join(map(repr, _choice._MODULES))
     with pytest.raises(ValueError, match=f"implementation must be one of {listed} or None"):
         grouped_conv2d(x, weights, implementation="tap")

@@ -173,9 +173,9 @@ class TestExport:
         assert_close(jax.grad(again.call, (0, 1))(*operands()), reference()[1])
 
     def test_each_platform_of_one_program_gets_its_own_choice(self, monkeypatch):
-        def choose(role, convolution, channels, filters, platform, *others):
+        def choose(role, convolution, channels, filters, setting, *others):
             del role, convolution, channels, filters, others
-            return _choice.Choice("lax" if platform == "tpu" else "taps", "for the test")
+            return _choice.Choice("lax" if setting.platform == "tpu" else "taps", "for the test")
 
         monkeypatch.setattr(_choice, "choose", choose)
         # Another shape than in the other tests, whose lowering may be remembered.

@@ -1,7 +1,8 @@
-"""Neighbouring groups merged into block-diagonal dense convolutions.
+"""Neighbouring groups merged into block-diagonal dense convolutions, one a block, for CPUs.
 
 A dense convolution a few dozen channels wide runs at the speed of a matrix product; the zeros off
-the diagonal cost less than one narrow convolution for each group.
+the diagonal cost less than one narrow convolution for each group. XLA:CPU computes several groups
+in one convolution slowly, so each block is a convolution of its own.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from grouped_conv_jax._convolution import Convolution, Role
-from grouped_conv_jax._implementations import lax, phases, pointwise
+from grouped_conv_jax._implementations import lane_tiles, lax, phases, pointwise
 
 # Narrower products leave vector units idle, wider ones multiply more zeros.
 _BLOCK_CHANNELS = 16
@@ -56,12 +57,11 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
     groups = convolution.groups
     dense, merged = _merge(convolution, convolution.shape(Role.FILTER_GRADIENT, x.shape, y.shape))
     images, cotangents = (_split(array, groups, merged) for array in (x, y))
-    channels = x.shape[-1] // groups
     function = _module(dense).filter_gradient
     return jnp.concatenate(
         [
-            _diagonal(function(*block, dense), channels)
-            for block in zip(images, cotangents, strict=True)
+            lane_tiles.diagonal(function(*block, dense), n, n)
+            for *block, n in zip(images, cotangents, _counts(groups, merged), strict=True)
         ],
         -1,
     )
@@ -85,25 +85,12 @@ def _split(array: jax.Array, groups: int, merged: int) -> list[jax.Array]:
     return jnp.split(array, list(range(width, array.shape[-1], width)), -1)
 
 
+def _counts(groups: int, merged: int) -> list[int]:
+    """How many groups each block has."""
+    return [min(merged, groups - first) for first in range(0, groups, merged)]
+
+
 def _block_diagonal(filters: jax.Array, groups: int, merged: int) -> list[jax.Array]:
     """``(*filter, C, G*F)`` to filters ``(*filter, n*C, n*F)`` of blocks of ``n`` groups."""
-    each = filters.shape[-1] // groups
-    return [_spread(block, block.shape[-1] // each) for block in _split(filters, groups, merged)]
-
-
-def _spread(filters: jax.Array, groups: int) -> jax.Array:
-    """``(*filter, C, n*F)`` to ``(*filter, n*C, n*F)``, zero where a group meets another."""
-    *size, channels, outputs = filters.shape
-    split = filters.reshape(*size, 1, channels, groups, -1)
-    own = jnp.eye(groups, dtype=bool).reshape(groups, 1, groups, 1)
-    spread = jnp.where(own, split, jnp.zeros((), filters.dtype))
-    return spread.reshape(*size, groups * channels, outputs)
-
-
-def _diagonal(filters: jax.Array, channels: int) -> jax.Array:
-    """The inverse of :func:`_spread`."""
-    *size, rows, outputs = filters.shape
-    groups = rows // channels
-    split = filters.reshape(*size, groups, channels, groups, -1)
-    own = jnp.diagonal(split, axis1=-4, axis2=-2)  # (*filter, C, F, n)
-    return jnp.swapaxes(own, -1, -2).reshape(*size, channels, outputs)
+    blocks, counts = _split(filters, groups, merged), _counts(groups, merged)
+    return [lane_tiles.spread(block, n, n) for block, n in zip(blocks, counts, strict=True)]

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
-from grouped_conv_jax._choice import choose
+from grouped_conv_jax._choice import Choice, Setting, choose
 from grouped_conv_jax._convolution import Role
 from grouped_conv_jax._operation import convolve
 from grouped_conv_jax.benchmarks.suites import Case
@@ -60,7 +61,26 @@ def prepare_jax(
     """
     if name == "lax":
         implementation = "lax"
-    convolution, dtype = case.convolution, operands[0].dtype
+    function = program(case, role, operands[0].dtype, implementation)
+    arguments = [jax.device_put(operand) for operand in operands]
+    compiled, details = compile_jax(function, *arguments)
+    platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+    return Contender(
+        name,
+        chosen(case, role, operands[0].dtype, platform, implementation).implementation,
+        lambda: compiled(*arguments),
+        jax.block_until_ready,
+        jax.default_backend() != "cpu",
+        details,
+        lambda result: np.asarray(result).astype(np.float64),
+    )
+
+
+def program(
+    case: Case, role: Role, dtype: DTypeLike, implementation: str | None
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """One role as a user's program has it: the forward pass, or its transpose."""
+    convolution = case.convolution
 
     def forward(x: jax.Array, filters: jax.Array) -> jax.Array:
         return convolve(x, filters, convolution, implementation)
@@ -80,17 +100,7 @@ def prepare_jax(
         Role.INPUT_GRADIENT: input_gradient,
         Role.FILTER_GRADIENT: filter_gradient,
     }
-    arguments = [jax.device_put(operand) for operand in operands]
-    compiled, details = compile_jax(functions[role], *arguments)
-    return Contender(
-        name,
-        implementation or _chosen(case, role),
-        lambda: compiled(*arguments),
-        jax.block_until_ready,
-        jax.default_backend() != "cpu",
-        details,
-        lambda result: np.asarray(result).astype(np.float64),
-    )
+    return functions[role]
 
 
 def compile_jax(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, Any]]:
@@ -104,11 +114,13 @@ def compile_jax(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dic
     return compiled, {"compile_seconds": round(seconds, 4), "temporary_bytes": temporary}
 
 
-def _chosen(case: Case, role: Role) -> str:
-    backend = jax.default_backend()
-    platform = "cuda" if backend == "gpu" else backend
+def chosen(
+    case: Case, role: Role, dtype: DTypeLike, platform: str, implementation: str | None
+) -> Choice:
+    """The implementation of a role on one device of a platform, and the reason."""
     channels, filters = case.channels // case.groups, case.filters // case.groups
-    return choose(role, case.convolution, channels, filters, platform).implementation
+    setting = Setting(platform, False, case.batch, dtype)
+    return choose(role, case.convolution, channels, filters, setting, implementation)
 
 
 def random_operands(case: Case, role: Role, dtype: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from grouped_conv_jax import _allocator
 
-_PACKAGES = ("grouped_conv_jax", "jax", "jaxlib", "flax", "numpy", "torch")
+_PACKAGES = ("grouped_conv_jax", "jax", "jaxlib", "flax", "numpy", "torch", "libtpu")
 _MEBIBYTE = 2**20
 # From what stays in the caches to what comes from memory.
 _COPY_SIZES = tuple(size * _MEBIBYTE for size in (1, 4, 16, 64, 256))

@@ -20,7 +20,8 @@ def to_text(document: dict[str, Any]) -> str:
     """The conditions, every measurement, then the summary, then what failed."""
     parts = [_conditions(document, 1)]
     if document["measurements"]:
-        parts.append(_align(_case_table(document)))
+        estimated = document["machine"].get("estimated")
+        parts.append(_align((_estimate_table if estimated else _case_table)(document)))
     if document["networks"]:
         parts.append(_align(_network_table(document)))
     if results.rivals(document):
@@ -53,6 +54,10 @@ def to_markdown(documents: Sequence[dict[str, Any]]) -> str:
 def _conditions(document: dict[str, Any], runs: int) -> str:
     machine, versions = document["machine"], document["versions"]
     where = machine["device"]
+    if machine.get("estimated"):
+        compiler = f"JAX {versions['jax']}, libtpu {versions['libtpu']}"
+        what = f"{where}; {document['settings']['dtype']}; {compiler}"
+        return f"Estimated by the compiler, not measured: cycles of {what}."
     if machine["platform"] == "cpu":
         where += f", {machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
     if machine.get("allocator"):
@@ -173,6 +178,28 @@ def _case_table(document: dict[str, Any]) -> Table:
     return table
 
 
+def _estimate_table(document: dict[str, Any]) -> Table:
+    """What the compiler says of each convolution: cycles, and what else ours and lax cost."""
+    names = ("ours", *results.rivals(document))
+    figures = {
+        "cycles": "estimated_cycles",
+        "bytes": "bytes",
+        "flops": "flops",
+        "temporary": "temporary_bytes",
+        "compile s": "compile_seconds",
+    }
+    columns = [(name, label) for label in figures for name in names]
+    header = ["convolution", "role", *(f"{_name(name)} {label}" for name, label in columns)]
+    table = [[*header, *(f"x {_name(rival)}" for rival in names[1:]), "by"]]
+    for row in results.case_rows(document):
+        records = {name: row.records.get(name, {}) for name in names}
+        cells = [_number(records[name], figures[label]) for name, label in columns]
+        ratios = [_times(row.speedup(rival)) for rival in names[1:]]
+        variant = records["ours"].get("variant", _NOTHING)
+        table.append([row.name, words(row.role), *cells, *ratios, variant])
+    return table
+
+
 def _network_table(document: dict[str, Any]) -> Table:
     rows, rivals = results.network_rows(document), results.rivals(document)
     threads, names = _has_one_thread(rows), ("ours", *rivals)
@@ -227,7 +254,12 @@ def describe(records: Sequence[dict[str, Any]]) -> str:
     for record in records:
         name = record["contender"]
         label = f"{name} {record['variant']}" if name == "torch" or "network" in record else name
-        took = record.get("failure") or f"{_number(record, 'milliseconds')} ms"
+        unit, figure = (
+            ("cycles", "estimated_cycles")
+            if "estimated_cycles" in record
+            else ("ms", "milliseconds")
+        )
+        took = record.get("failure") or f"{_number(record, figure)} {unit}"
         parts.append(f"{label} {took}")
     first = records[0]
     subject = (

@@ -10,7 +10,10 @@ from typing import Any
 FORMAT = 1
 _KEYS = ("versions", "machine", "settings", "roofline", "measurements", "networks")
 # What two runs must have in common for their figures to be put together.
-_SAME_MACHINE = ("platform", "device", "processor", "cores", "glibc_tunables", "allocator", "pages")
+_SAME_MACHINE = (
+    *("platform", "device", "estimated", "processor", "cores"),
+    *("glibc_tunables", "allocator", "pages"),
+)
 _SAME_SETTINGS = ("dtype", "implementation")
 # Of which several runs have a median.
 _FIGURES = (
@@ -42,10 +45,15 @@ class Row:
     pages: str | None = None
 
     def speedup(self, against: str) -> float | None:
-        """How many times faster than a contender this package is."""
+        """How many times faster than a contender this package is, or is estimated to be."""
         if "ours" not in self.records or against not in self.records:
             return None
-        return float(self.records[against]["milliseconds"] / self.records["ours"]["milliseconds"])
+        return float(cost(self.records[against]) / cost(self.records["ours"]))
+
+
+def cost(record: dict[str, Any]) -> float:
+    """How long it took; where that is not measured, how many cycles the compiler estimates."""
+    return float(record["milliseconds" if "milliseconds" in record else "estimated_cycles"])
 
 
 def to_json(document: dict[str, Any]) -> str:
@@ -158,7 +166,7 @@ def _rows(records: Iterable[tuple[str, tuple[str, ...], str, dict[str, Any]]]) -
         if "failure" in record:
             continue
         best = row.records.get(record["contender"])
-        if best is None or record["milliseconds"] < best["milliseconds"]:
+        if best is None or cost(record) < cost(best):
             row.records[record["contender"]] = record
     return list(rows.values())
 

@@ -30,6 +30,7 @@ examples:
   bench --network mobilenet-v2 --against lax torch
   bench --suite all --one-thread
   bench --from-json run-1.json run-2.json --markdown - --plot speedups.png
+  bench --suite resnext-50-32x4d --compile-for v5e --dtype bfloat16 --json v5e.json
 
 The peak is the rate of the fastest matrix product found at the start. The roofline is
 the time that copying the operands and the result would take at the highest rate found
@@ -44,7 +45,10 @@ _DTYPES = ("float32", "bfloat16", "float16")
 _ROLES = {role.name.lower().replace("_", "-"): role for role in reversed(Role)}
 _SHAPE_OPTIONS = ("filters", "filter_size", "stride", "dilation", "groups", "padding")
 _ROLE_OPTIONS = ("role", "implementation", "dtype")
-_MEASURING_OPTIONS = ("against", *_ROLE_OPTIONS, "rounds", "seconds", "batch", "one_thread")
+_TIMING_OPTIONS = ("rounds", "seconds", "one_thread")
+_MEASURING_OPTIONS = ("against", *_ROLE_OPTIONS, *_TIMING_OPTIONS, "batch", "compile_for")
+# Known to `estimates`, which imports more than help needs.
+_TARGETS = ("v5e", "v6e", "v5p")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,6 +111,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
     )
 
+    add(
+        how,
+        "--compile-for",
+        "compile for this TPU instead, without one: its compiler's estimates (needs jax[tpu])",
+        choices=_TARGETS,
+        metavar="|".join(_TARGETS),
+    )
+
     add(out, "--json", "everything, for --from-json", type=Path, metavar="FILE")
     add(out, "--markdown", "tables for a README; - prints them", metavar="FILE|-")
     add(out, "--plot", "a PNG of the speedups", type=Path, metavar="FILE")
@@ -144,6 +156,8 @@ def _check_options(given: dict[str, Any]) -> None:
         raise CommandError("nothing to measure: give --suite, --shape, --network or --from-json")
     if len(sources) > 1 and sources != ["suite", "network"]:
         raise CommandError(f"{flag(sources[0])} and {flag(sources[1])} exclude each other")
+    if "compile_for" in given and "torch" in given.get("against", ()):
+        raise CommandError("--against torch is for a device")
     cases = "suite" in given or "shape" in given
     useless = {
         "--shape": _SHAPE_OPTIONS if "shape" not in given else (),
@@ -151,6 +165,7 @@ def _check_options(given: dict[str, Any]) -> None:
         "--suite and --shape": _ROLE_OPTIONS if not cases else (),
         "--suite and --network": ("batch",) if "shape" in given else (),
         "measurements": ("json",) if "from_json" in given else (),
+        "a device": (*_TIMING_OPTIONS, "network") if "compile_for" in given else (),
     }
     for purpose, names in useless.items():
         for name in names:
@@ -171,7 +186,7 @@ def _check_possible(given: dict[str, Any]) -> None:
 
 
 def _measure(given: dict[str, Any]) -> dict[str, Any]:
-    from grouped_conv_jax.benchmarks import session
+    from grouped_conv_jax.benchmarks import estimates, session
     from grouped_conv_jax.benchmarks.harness import Settings
     from grouped_conv_jax.benchmarks.pytorch import TorchUnavailableError
 
@@ -191,6 +206,11 @@ def _measure(given: dict[str, Any]) -> dict[str, Any]:
             cases = {one_case(given): []}
     except ValueError as error:
         raise CommandError(str(error)) from error
+    if "compile_for" in given:
+        try:
+            return estimates.estimate(cases, Settings(**options), given["compile_for"], batch=batch)
+        except estimates.CompilerUnavailableError as error:
+            raise CommandError(f"--compile-for {given['compile_for']}: {error}") from error
     networks = given.get("network", [])
     only_networks = _repeated(given, but=("suite", *_ROLE_OPTIONS))
     try:
