@@ -194,7 +194,7 @@ def _estimate_table(document: dict[str, Any]) -> Table:
     for row in results.case_rows(document):
         records = {name: row.records.get(name, {}) for name in names}
         cells = [_number(records[name], figures[label]) for name, label in columns]
-        ratios = [_times(row.speedup(rival)) for rival in names[1:]]
+        ratios = [times(row.speedup(rival)) for rival in names[1:]]
         variant = records["ours"].get("variant", _NOTHING)
         table.append([row.name, words(row.role), *cells, *ratios, variant])
     return table

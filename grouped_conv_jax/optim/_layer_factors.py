@@ -4,6 +4,7 @@ Flax wraps modules in modules of its own: bridges from Linen to NNX and back, an
 normalization. What a layer says of its learnables holds for them there too, or is refused.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -64,7 +65,8 @@ def is_layer(module: Any) -> bool:
     It does so by an attribute ``factors_of_learnables``: the name, the learning-rate factor and the
     L2 factor of each.
     """
-    return hasattr(module, "factors_of_learnables")
+    # hasattr would call what Flax's wrappers look attributes up with, which calls modules.
+    return inspect.getattr_static(module, "factors_of_learnables", None) is not None
 
 
 def of_layer(layer: Any, path: str = "") -> dict[str, Pair]:
