@@ -270,6 +270,19 @@ _LARGE_KERNEL = (
 )
 
 
+_SEQUENCES_AND_VIDEOS = (
+    # Gu and Dao 2023 (Mamba): causal, 2048 steps.
+    dataclasses.replace(_depthwise((2048,), 1024, 4, batch=4), padding=((3, 0),)),
+    # Hsu et al. 2021 (HuBERT): where in ten seconds of speech a frame is.
+    dataclasses.replace(_grouped((499,), 768, 768, 128, 16, batch=4), padding=((64, 63),)),
+    # Feichtenhofer 2020 (X3D-M), 16 frames of 224 x 224: one of the equal layers of each stage.
+    _depthwise((16, 56, 56), 54, 3, batch=2),
+    _depthwise((16, 28, 28), 108, 3, batch=2),
+    _depthwise((16, 14, 14), 216, 3, batch=2),
+    _depthwise((16, 7, 7), 432, 3, batch=2),
+)
+
+
 def _per_sample(
     image: int, channels: int, filters: int, filter_size: int, *, stride: int = 1, samples: int = 32
 ) -> Case:
@@ -314,6 +327,7 @@ SUITES: dict[str, tuple[Case, ...]] = {
     "shufflenet": _SHUFFLENET,
     "reported": _REPORTED,
     "large-kernel": _LARGE_KERNEL,
+    "sequences-and-videos": _SEQUENCES_AND_VIDEOS,
     "per-sample": _PER_SAMPLE,
 }
 
