@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from grouped_conv_jax import optim
+from grouped_conv_jax import linen, optim
 from grouped_conv_jax.nnx import GroupedConv2D, learnable_factors
 
 OWN = {"weights": (0.5, 3.0), "bias": (0.25, 7.0)}
@@ -99,6 +99,28 @@ def test_batch_statistics_have_no_factors():
         nnx.Sequential(own(), norm),
         {"layers": {0: OWN, 1: {"scale": (1.0, 1.0), "bias": (1.0, 0.0)}}},
     )
+
+
+STATES = {
+    "a state": nnx.state,
+    "what split returns": nnx.split,
+    "a graph definition": nnx.graphdef,
+    "a pure dictionary": lambda model: nnx.to_pure_dict(nnx.state(model)),
+    "a flat state": lambda model: nnx.to_flat_state(nnx.state(model)),
+    "variables": lambda model: {"weights": model.weights},
+    "a module beside a state": lambda model: [model, nnx.state(model)],
+    "a Linen module": lambda _: linen.GroupedConv2D(3, 2, 2),
+    "an empty list": lambda _: [],
+    "nothing": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_what_is_no_module_is_refused(name):
+    state = STATES[name](own())
+    with pytest.raises(TypeError, match="model must be an NNX module or a container") as error:
+        learnable_factors(state)
+    assert f"of modules, got {type(state).__name__}; a state has no factors" in str(error.value)
 
 
 class Model(nnx.Module):

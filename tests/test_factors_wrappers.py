@@ -67,11 +67,11 @@ def check_linen(model, expected):
     assert jax.tree.structure(factors.learn_rate) == jax.tree.structure(params)
 
 
-def check_nnx(model, expected, wrt=nnx.Param):
-    factors = grouped_nnx.learnable_factors(model, wrt)
-    for which, tree in enumerate(factors):
+def check_nnx(model, expected):
+    params = nnx.state(model, nnx.Param)
+    for which, tree in enumerate(grouped_nnx.learnable_factors(model)):
         assert nnx.to_pure_dict(tree) == field(expected, which)
-        assert jax.tree.structure(tree) == jax.tree.structure(nnx.as_pure(nnx.state(model, wrt)))
+        assert jax.tree.structure(tree) == jax.tree.structure(nnx.as_pure(params))
 
 
 class ByClass(
@@ -304,72 +304,3 @@ def test_abstract_models_and_tree_mode():
     check_nnx(nnx.eval_shape(lambda: Mixed(nnx.Rngs(0))), MIXED)
     with nnx.set_graph_mode(False):
         check_nnx(Mixed(nnx.Rngs(0)), MIXED)
-
-
-STATES = {
-    "a state": nnx.state,
-    "what split returns": nnx.split,
-    "a graph definition": nnx.graphdef,
-    "a pure dictionary": lambda model: nnx.to_pure_dict(nnx.state(model)),
-    "a flat state": lambda model: nnx.to_flat_state(nnx.state(model)),
-    "variables": lambda model: {"weights": model.weights},
-    "a module beside a state": lambda model: [model, nnx.state(model)],
-    "a Linen module": lambda _: linen_layer(),
-    "an empty list": lambda _: [],
-    "nothing": lambda _: None,
-}
-
-
-@pytest.mark.parametrize("name", STATES)
-def test_what_is_no_module_is_refused(name):
-    state = STATES[name](nnx_layer())
-    with pytest.raises(TypeError, match="model must be an NNX module or a container") as error:
-        grouped_nnx.learnable_factors(state)
-    assert f"of modules, got {type(state).__name__}; a state has no factors" in str(error.value)
-
-
-class FineTuned(nnx.Module):
-    def __init__(self, rngs):
-        self.body = nnx_layer(rngs)
-        self.head = nnx.Sequential(
-            nnx_layer(rngs),
-            nnx.LoRA(4, 2, 4, base_module=nnx.Linear(4, 4, rngs=rngs), rngs=rngs),
-        )
-
-    def __call__(self, x):
-        return self.head(self.body(x))
-
-
-LORA = {"lora_a": (1.0, 1.0), "lora_b": (1.0, 1.0)}
-
-
-@pytest.mark.parametrize(
-    ("wrt", "expected"),
-    [
-        (
-            nnx.All(nnx.Param, nnx.PathContains("head")),
-            {"head": {"layers": {0: OWN, 1: {"base_module": DENSE} | LORA}}},
-        ),
-        (nnx.LoRAParam, {"head": {"layers": {1: LORA}}}),
-        (
-            nnx.Any(nnx.LoRAParam, nnx.PathContains("body")),
-            {"body": OWN, "head": {"layers": {1: LORA}}},
-        ),
-        (nnx.BatchStat, {}),
-    ],
-    ids=["head", "LoRA", "any", "none"],
-)
-def test_part_of_a_model_is_tuned(wrt, expected):
-    model = FineTuned(nnx.Rngs(0))
-    check_nnx(model, expected, wrt)
-    before = nnx.to_flat_state(jax.tree.map(jnp.copy, nnx.state(model, nnx.Param)))
-    tx = optim.sgdm(
-        1.0, 0.0, l2_regularization=0.0, factors=grouped_nnx.learnable_factors(model, wrt)
-    )
-    optimizer = nnx.Optimizer(model, tx, wrt=wrt)
-    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, wrt)))
-    rate = dict(nnx.to_flat_state(grouped_nnx.learnable_factors(model, wrt).learn_rate))
-    after = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
-    for path, leaf in before:
-        expected_leaf = leaf.get_value() - rate.get(path, 0.0)
-        np.testing.assert_allclose(after[path].get_value(), expected_leaf, rtol=1e-5, atol=1e-6)

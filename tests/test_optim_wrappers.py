@@ -109,6 +109,17 @@ def test_a_bad_injected_number_is_refused_by_name(inject):
         inject(optim.adam)(-0.1).init(PARAMS)
 
 
+def test_injected_numbers_for_16_bit_parameters():
+    params = {"w": jnp.array([1.0, -2.0], jnp.bfloat16)}
+    with pytest.raises(
+        ValueError, match=r"^squared_gradient_decay_factor .* below 1, got .*bfloat"
+    ):
+        optax.inject_hyperparams(optim.adam)(0.1).init(params)
+    injected = optax.inject_hyperparams(optim.adam, hyperparam_dtype=jnp.float32)(0.1)
+    trained, expected = (train(tx, params)[0]["w"] for tx in (injected, optim.adam(0.1)))
+    np.testing.assert_array_equal(trained.astype(float), expected.astype(float))
+
+
 TRANSFORMATIONS = {
     "sgdm": optim.sgdm(0.1),
     "adam": optim.adam(0.1),

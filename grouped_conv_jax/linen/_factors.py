@@ -76,7 +76,7 @@ def learnable_factors(model: nn.Module, rngs: Any, *example_inputs: Any, **kwarg
             result = method(*args, **kwargs)
         finally:
             bridged = False
-        if isinstance(module, nn.WeightNorm):
+        if isinstance(module, nn.WeightNorm) and context.method_name == "__call__":
             layer = module.layer_instance
             normalizations.append((join((*module.path, layer.name)), join(layer.path)))
         return result
@@ -92,12 +92,13 @@ def _of_scales(
 ) -> dict[str, Pair]:
     """The factors of the scales in ``nn.WeightNorm``, which are those of what it normalizes."""
     paths = by_path(params)
-    return {
-        f"{scales}{path.removeprefix(layer)}/scale": pair
+    found = {
+        f"{scales}/{path.removeprefix(f'{layer}/')}/scale": pair
         for scales, layer in normalizations
         for path, pair in given.items()
-        if path.startswith(layer) and f"{scales}{path.removeprefix(layer)}/scale" in paths
+        if path.startswith(f"{layer}/")
     }
+    return {path: pair for path, pair in found.items() if path in paths}
 
 
 def _shapes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -58,12 +58,12 @@ def add_l2_regularization(
 
 
 def _is_off(l2: Number, factor: float) -> bool:
-    """Whether there is nothing to add, which is left out: zero times infinity would be NaN."""
+    """Whether nothing is to be added. It is left out: zero times an infinite weight is NaN."""
     return factor == 0 or (isinstance(l2, float) and l2 == 0)
 
 
 def _where_on(l2: Number, term: jax.Array) -> jax.Array:
-    """The same for a traced ``l2``."""
+    """Leaves ``term`` out where a traced ``l2`` turns out to be zero."""
     return term if isinstance(l2, float) else jnp.where(l2 == 0, jnp.zeros_like(term), term)
 
 

@@ -2,6 +2,11 @@
 
 The formulas are those of MATLAB's Deep Learning Toolbox (``trainingOptions``). A step takes the
 gradient, adds the L2 regularization, clips, applies the solver's rule and then the factors.
+
+Numbers may be arrays without axes. The values of traced ones, from ``jax.vmap`` over rates or from
+``optax.inject_hyperparams`` under ``jax.jit``, are unknown and not checked. ``inject_hyperparams``
+rounds numbers to the dtype of the parameters, in bfloat16 0.999 to 1; give it
+``hyperparam_dtype=jnp.float32`` for 16-bit parameters.
 """
 
 import math
@@ -83,7 +88,8 @@ def sgdm(
 
     Returns:
         A transformation whose ``update`` needs the parameters. Where they have 16 bits, it
-        computes and keeps its state in float32.
+        computes and keeps its state in float32. Gradients of complex parameters are in the
+        direction of ascent, as in optax: the conjugates of what ``jax.grad`` returns.
 
     Raises:
         TypeError: an argument is of the wrong kind.
