@@ -68,7 +68,7 @@ class Hyperparameters(Arguments):
                 "num_channels_per_group", self.num_channels_per_group, "auto"
             ),
             "weights_initializer": initializers.check(
-                "weights_initializer", self.weights_initializer
+                "weights_initializer", self.weights_initializer, self.axes
             ),
             "bias_initializer": initializers.check("bias_initializer", self.bias_initializer),
             "data_format": options.layout.data_format,
