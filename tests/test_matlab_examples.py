@@ -140,7 +140,7 @@ def test_separable_network_recognizes_digits():
     images = np.pad(enlarged, ((0, 0), (2, 2), (2, 2)))[..., np.newaxis].astype(np.float32)
     options = trainingOptions('adam',
         InitialLearnRate=0.01,
-        MaxEpochs=2,
+        MaxEpochs=5,
         MiniBatchSize=32,
         Verbose=False)
     network = separable_network([28, 28, 1], 10)
@@ -216,7 +216,7 @@ def test_alexnet_has_its_sizes():
 
 def test_alexnet_trains():
     images, labels = squares(4, 2)
-    options = trainingOptions('adam', MaxEpochs=2, MiniBatchSize=2, Verbose=False)
+    options = trainingOptions('adam', MaxEpochs=1, MiniBatchSize=2, Verbose=False)
     trained = trainNetwork(images, labels, alexnet(32, 2), options)
     assert np.isfinite(trained.info["TrainingLoss"]).all()
     assert trained.Layers[4].Weights.shape == (5, 5, 48, 128, 2)
