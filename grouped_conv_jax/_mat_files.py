@@ -190,9 +190,7 @@ def shapes(
 
 def has_size(size: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     """Whether ``size`` is ``expected``, its trailing ones perhaps dropped."""
-    axes = max(len(size), len(expected))
-    ones = (1,) * axes
-    return (size + ones)[:axes] == (expected + ones)[:axes]
+    return size + (1,) * (len(expected) - len(size)) == expected
 
 
 def check_size(name: str, size: tuple[int, ...], expected: tuple[int, ...]) -> None:

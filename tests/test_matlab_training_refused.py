@@ -153,3 +153,8 @@ def test_options_are_at_first_what_they_are_in_matlab(solver, expected):
 def test_only_a_trained_network_predicts():
     with pytest.raises(TypeError, match="network must be a trained network, got LayerArray"):
         predict(layers(linear()), IMAGES)
+
+
+def test_options_show_their_validation_data_by_its_size():
+    options = trainingOptions("sgdm", ValidationData=(IMAGES, LABELS.tolist()))
+    assert "ValidationData: [[20x2x3 single] [20x1 categorical]]" in str(options)

@@ -19,7 +19,7 @@ class Shown(NamedTuple):
     """What a cell shows, apart from what differs between machines: numbers, and how pictures look.
 
     Attributes:
-        stdout: the text, with ``#`` for each number.
+        stdout: the text, with ``#`` for each number and the spaces that align it.
         stderr: warnings and the like.
         pictures: how many.
         others: the kinds of all other output.
@@ -41,7 +41,7 @@ class Shown(NamedTuple):
                 pictures += 1
             else:
                 others.append(output.output_type)
-        numbers = r"\d+(\.\d+)?(e[-+]\d+)?"
+        numbers = r" *\d+(\.\d+)?(e[-+]\d+)?"
         return cls(re.sub(numbers, "#", text["stdout"]), text["stderr"], pictures, others)
 
 

@@ -15,7 +15,7 @@ def shown(value: Any) -> str:
         return f"'{value}'"
     if callable(value):
         return f"@{getattr(value, '__name__', type(value).__name__)}"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         if value and all(isinstance(entry, str) for entry in value):
             return "{" + " ".join(map(shown, value)) + "}"
         return f"[{' '.join(map(shown, value))}]"

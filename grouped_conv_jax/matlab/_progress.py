@@ -3,8 +3,6 @@
 import math
 import time
 
-from grouped_conv_jax.matlab import _display
-
 _COLUMNS = (
     ("  Epoch  ", "         "),
     ("  Iteration  ", "             "),
@@ -50,7 +48,7 @@ class Progress:
                 _validated(row["ValidationAccuracy"], ".2f", "%"),
                 f" {row['TrainingLoss']:>12.4f} ",
                 _validated(row["ValidationLoss"], ".4f"),
-                f" {_display.number(row['BaseLearnRate']):>15} ",
+                f" {_rate(row['BaseLearnRate']):>15} ",
             )
         )
 
@@ -72,6 +70,10 @@ class Progress:
     def _print(self, line: str) -> None:
         if self._verbose:
             print(line, flush=True)
+
+
+def _rate(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.001 else f"{value:.4e}"
 
 
 def _validated(value: float, spec: str, unit: str = "") -> str:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from grouped_conv_jax import _checks, optim
@@ -18,8 +19,10 @@ _threshold = _values.number("a positive number, or infinity for no clipping", la
 
 
 def _validation_data(name: str, value: Any) -> Any:
-    if value is None or (isinstance(value, tuple | list) and len(value) == 2):
-        return value if value is None else tuple(value)
+    if value is None:
+        return None
+    if isinstance(value, tuple | list) and len(value) == 2:
+        return value[0], np.asarray(value[1])
     raise ValueError(f"{name} must be (images, labels), got {type(value).__name__}")
 
 
