@@ -164,7 +164,7 @@ def _check_options(given: dict[str, Any]) -> None:
         "--suite and --shape": _ROLE_OPTIONS if not cases else (),
         "--suite and --network": ("batch",) if "shape" in given else (),
         "measurements": ("json",) if "from_json" in given else (),
-        "a device": (*_TIMING_OPTIONS, "network") if "compile_for" in given else (),
+        "a device": _TIMING_OPTIONS if "compile_for" in given else (),
     }
     for purpose, names in useless.items():
         for name in names:
@@ -205,12 +205,13 @@ def _measure(given: dict[str, Any]) -> dict[str, Any]:
             cases = {one_case(given): []}
     except ValueError as error:
         raise CommandError(str(error)) from error
-    if "compile_for" in given:
-        try:
-            return estimates.estimate(cases, Settings(**options), given["compile_for"], batch=batch)
-        except estimates.CompilerUnavailableError as error:
-            raise CommandError(f"--compile-for {given['compile_for']}: {error}") from error
     networks = given.get("network", [])
+    if "compile_for" in given:
+        target, settings = given["compile_for"], Settings(**options)
+        try:
+            return estimates.estimate(cases, networks, settings, target, batch=batch)
+        except estimates.CompilerUnavailableError as error:
+            raise CommandError(f"--compile-for {target}: {error}") from error
     only_networks = _repeated(given, but=("suite", *_ROLE_OPTIONS))
     try:
         document = session.measure(cases, networks, Settings(**options), batch=batch)
