@@ -227,7 +227,9 @@ def _lax_is_better_on_tpu(
     summed = {Role.FORWARD: channels, Role.INPUT_GRADIENT: filters}.get(role, widest)
     if summed == 1:
         return "a sum of single products has a form of its own"
-    if images is None or images > _LARGEST_BATCH:
+    if images is None:
+        return "the batch is not known"
+    if images > _LARGEST_BATCH:
         return f"more than {_LARGEST_BATCH} images a device fill the lanes on their own"
     if merged == 1:
         return f"groups of {widest} channels or filters fit into no lane tile together"

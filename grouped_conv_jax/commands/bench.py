@@ -158,10 +158,12 @@ def _check_options(given: dict[str, Any]) -> None:
     if "compile_for" in given and "torch" in given.get("against", ()):
         raise CommandError("--against torch is for a device")
     cases = "suite" in given or "shape" in given
+    # A training step can be compiled in any dtype, but is measured in float32.
+    roles = ("role", "implementation") if "compile_for" in given else _ROLE_OPTIONS
     useless = {
         "--shape": _SHAPE_OPTIONS if "shape" not in given else (),
         "--suite, --shape and --network": _MEASURING_OPTIONS if "from_json" in given else (),
-        "--suite and --shape": _ROLE_OPTIONS if not cases else (),
+        "--suite and --shape": () if cases else roles,
         "--suite and --network": ("batch",) if "shape" in given else (),
         "measurements": ("json",) if "from_json" in given else (),
         "a device": _TIMING_OPTIONS if "compile_for" in given else (),
