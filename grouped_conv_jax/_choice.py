@@ -32,9 +32,9 @@ _LARGEST_BATCH = 64
 # Filters meet fewer pixels too rarely: the time goes into the filters themselves.
 _FEWEST_PIXELS = 128
 # In float32 groups wider than this gain in batches of so many images on; in smaller ones only with
-# so many pixels an image, in tiles half full or more.
+# so many pixels an image, in tiles half full or more, and 1x1 filters with so many results a group.
 _NARROW_IN_FLOAT32, _LARGE_BATCH_IN_FLOAT32 = 8, 32
-_FEWEST_PIXELS_IN_FLOAT32, _FEWEST_LANES_IN_FLOAT32 = 1024, 64
+_FEWEST_PIXELS_IN_FLOAT32, _FEWEST_LANES_IN_FLOAT32, _FEWEST_RESULTS_IN_FLOAT32 = 256, 64, 32
 # Blocks that straddle tiles move channels between lanes; groups this narrow gain all the same.
 _NARROW_IN_ANY_BLOCK = 4
 # Wider groups make filter gradients as fast on their own.
@@ -242,7 +242,9 @@ def _lax_is_better_on_tpu(
     if role == Role.FILTER_GRADIENT and narrowest > _WIDEST_OF_FILTER_GRADIENTS:
         return f"filter gradients of more than {_WIDEST_OF_FILTER_GRADIENTS} channels are products"
     wide = jnp.dtype(dtype) == jnp.float32 and widest > _NARROW_IN_FLOAT32
-    small = pixels < _FEWEST_PIXELS_IN_FLOAT32 or lanes < _FEWEST_LANES_IN_FLOAT32
-    if wide and images < _LARGE_BATCH_IN_FLOAT32 and small:
-        return f"fewer than {_LARGE_BATCH_IN_FLOAT32} small images suit lax in float32"
+    if wide and images < _LARGE_BATCH_IN_FLOAT32:
+        results = {Role.FORWARD: filters, Role.INPUT_GRADIENT: channels}.get(role, narrowest)
+        few = pointwise.suits(convolution) and results < _FEWEST_RESULTS_IN_FLOAT32
+        if few or pixels < _FEWEST_PIXELS_IN_FLOAT32 or lanes < _FEWEST_LANES_IN_FLOAT32:
+            return f"fewer than {_LARGE_BATCH_IN_FLOAT32} images of this kind suit lax in float32"
     return None

@@ -9,7 +9,7 @@ from grouped_conv_jax.benchmarks import results
 from grouped_conv_jax.benchmarks.contenders import chosen
 from grouped_conv_jax.benchmarks.suites import SUITES, collect
 
-FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("v5e-*-*.json"))
+FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("v5e-*float*.json"))
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
@@ -38,4 +38,4 @@ def test_no_role_is_estimated_to_take_longer_than_with_lax(document):
     ratios = results.speedups(rows, "lax")
     assert len(ratios) == len(rows) == 105
     assert min(ratios) >= 1
-    assert results.geometric_mean(ratios) > 1.4
+    assert results.geometric_mean(ratios) > 1.3
