@@ -1,7 +1,8 @@
-"""Compiles sharded programs for TPU v5e, without a TPU, and checks their collectives.
+"""Compiles programs for TPU v5e, without a TPU, and checks their collectives and estimates.
 
 Needs ``jax[tpu]``. A program gathers if it holds a kind of collective that devices do not need to
 compute their own shards. ``KNOWN`` lists the programs that gather: one more or one less fails.
+``GAINS`` lists convolutions that the choice for TPUs is there for.
 """
 
 # ruff: noqa: T201
@@ -16,7 +17,12 @@ from fnmatch import fnmatch
 from typing import Any
 
 # JAX and libtpu read these when they are loaded.
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    TPU_SKIP_MDS_QUERY="1",
+    TPU_WORKER_HOSTNAMES="localhost",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+)
 
 import jax
 from jax.experimental import topologies
@@ -25,17 +31,20 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from grouped_conv_jax import accelerate, grouped_conv2d
+from grouped_conv_jax.benchmarks import estimates
+from grouped_conv_jax.benchmarks.harness import Settings
+from grouped_conv_jax.benchmarks.suites import Case
 
 BOTH = ("data", "model")
 MESH = topologies.make_mesh(topologies.get_topology_desc("v5e:2x2", "tpu"), (2, 2), BOTH)
 KINDS = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
-BATCH, CHANNELS = 8, 64
+BATCH, CHANNELS = 8, 256
 # Of 3x3 filters: channels per group and filters per group, image, stride, dtype.
 CASES = {
     "depthwise": (1, (16, 8), 1, "float32"),
     "strided depthwise": (1, (16, 16), 2, "float32"),
     "grouped": (8, (16, 8), 1, "float32"),
-    "strided grouped bfloat16": (8, (16, 8), 2, "bfloat16"),
+    "strided grouped bfloat16": (8, (32, 16), 2, "bfloat16"),
 }
 # The sharding of images, and of the groups of the filters.
 SHARDINGS: dict[str, tuple[P, Any]] = {
@@ -49,10 +58,19 @@ ROLES = ("input gradient", "filter gradient", "forward")
 IMPLEMENTATIONS = ("default", "accelerate", "taps", "blocks")
 # Patterns of case, sharding, role and implementation; and why these programs gather.
 KNOWN = {
-    ("*", "*groups", "*", "blocks"): "blocks slices the sharded channels",
     ("depthwise", "height", "filter*", "taps"): "taps slices the sharded rows of the cotangent",
+    ("*", "height", "filter*", "blocks"): "XLA gathers the rows for lax's gradient",
     ("*grouped*", "height", "filter*", "default"): "XLA gathers the rows for lax's gradient",
     ("*grouped*", "height", "filter*", "accelerate"): "XLA gathers the rows for lax's gradient",
+}
+
+# Of 3x3 filters: channels of all groups, groups, image, stride; and, for forward pass, input and
+# filter gradient, how many times this package's cycles lax's are estimated to be at least.
+GAINS = {
+    "4 channels": (128, 32, 56, 1, (20, 20, 20)),
+    "16 channels": (512, 32, 14, 1, (4, 3, 1.5)),
+    "2 channels": (128, 64, 28, 1, (30, 30, 3)),
+    "strided, 8 channels": (256, 32, 56, 2, (25, 3, 30)),
 }
 
 
@@ -101,6 +119,17 @@ def of_convolution(case: str, sharding: str, role: str, implementation: str) -> 
     return collectives(compute, *arrays, out=arrays[ROLES.index(role)].sharding)
 
 
+def is_merged(case: str) -> bool:
+    """Whether the groups of a case are merged as far as four devices allow."""
+    width, image, stride, dtype = CASES[case]
+    convolve = functools.partial(grouped_conv2d, stride=stride, padding="same")
+    arrays = (
+        array((BATCH, *image, CHANNELS), P(), dtype),
+        array((3, 3, width, width, CHANNELS // width), P(), dtype),
+    )
+    return "feature_group_count = 4 " in jax.jit(convolve).lower(*arrays).as_text()
+
+
 def needed(sharding: str, role: str) -> set[str]:
     """The kinds of collectives that devices need to compute their own shards."""
     halos = {"collective-permute"} if sharding == "height" else set()
@@ -124,6 +153,22 @@ def custom_partitioning_error() -> str:
     return "is accepted now"
 
 
+def gains(name: str) -> dict[str, str]:
+    """What is wrong with the gain of each role of a convolution; nothing if it is empty."""
+    channels, groups, size, stride, least = GAINS[name]
+    edges = stride % 2, 1
+    whole = (BATCH, (size, size), channels, channels, (3, 3), groups)
+    case = Case(*whole, (stride, stride), (1, 1), (edges, edges))
+    settings = Settings(dtype="bfloat16")
+    records = estimates.estimate({case: []}, [], settings, "v5e")["measurements"]
+    wrong = {}
+    for ours, lax, ratio in zip(records[::2], records[1::2], least, strict=True):
+        found = lax["estimated_cycles"] / ours["estimated_cycles"]
+        print(name, ours["role"], ours["variant"], f"{found:.2f} times lax", sep=", ", flush=True)
+        wrong[f"{name}, {ours['role']}"] = "" if found >= ratio else f"{found:.2f} < {ratio}"
+    return wrong
+
+
 def main() -> int:
     """Checks every program and returns the exit status."""
     replicated = collectives(lambda x: 2 * x, array((8, 8), P(BOTH)), out=NamedSharding(MESH, P()))
@@ -133,10 +178,15 @@ def main() -> int:
         "a gather": "" if "all-gather" in replicated else f"is not seen, but {replicated}",
         "custom partitioning": "" if "CustomSPMDPartitioning not found" in refusal else refusal,
     }
+    for name in GAINS:
+        wrong |= gains(name)
+    for case in CASES:
+        right = is_merged(case) == ("grouped" in case)
+        wrong[f"the choice for {case}"] = "" if right else "is another one"
     gathers = []
     for program in itertools.product(CASES, SHARDINGS, ROLES, IMPLEMENTATIONS):
         case, sharding, role, implementation = program
-        if implementation in ("taps", "blocks") and CASES[case][2] > 1:
+        if implementation == "taps" and CASES[case][2] > 1:
             continue  # What is not chosen for TPUs is compiled in the plain cases alone.
         if implementation == "taps" and CASES[case][0] > 1:
             continue  # It takes few channels per group.

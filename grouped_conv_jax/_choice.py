@@ -31,8 +31,10 @@ _FEWEST_OF_PRODUCTS = 8
 _LARGEST_BATCH = 64
 # Filters meet fewer pixels too rarely: the time goes into the filters themselves.
 _FEWEST_PIXELS = 128
-# lax has a faster forward pass in float32, for groups wider than this and fewer pixels in all.
-_NARROW_IN_FLOAT32, _FEWEST_PIXELS_IN_FLOAT32 = 8, 4096
+# In float32 groups wider than this gain in batches of so many images on; in smaller ones only with
+# so many pixels an image, in tiles half full or more, and 1x1 filters with so many results a group.
+_NARROW_IN_FLOAT32, _LARGE_BATCH_IN_FLOAT32 = 8, 32
+_FEWEST_PIXELS_IN_FLOAT32, _FEWEST_LANES_IN_FLOAT32, _FEWEST_RESULTS_IN_FLOAT32 = 256, 64, 32
 # Blocks that straddle tiles move channels between lanes; groups this narrow gain all the same.
 _NARROW_IN_ANY_BLOCK = 4
 # Wider groups make filter gradients as fast on their own.
@@ -225,7 +227,9 @@ def _lax_is_better_on_tpu(
     summed = {Role.FORWARD: channels, Role.INPUT_GRADIENT: filters}.get(role, widest)
     if summed == 1:
         return "a sum of single products has a form of its own"
-    if images is None or images > _LARGEST_BATCH:
+    if images is None:
+        return "the batch is not known"
+    if images > _LARGEST_BATCH:
         return f"more than {_LARGEST_BATCH} images a device fill the lanes on their own"
     if merged == 1:
         return f"groups of {widest} channels or filters fit into no lane tile together"
@@ -237,11 +241,10 @@ def _lax_is_better_on_tpu(
         return f"{groups} groups divide into blocks of {lanes} lanes, which tiles do not hold"
     if role == Role.FILTER_GRADIENT and narrowest > _WIDEST_OF_FILTER_GRADIENTS:
         return f"filter gradients of more than {_WIDEST_OF_FILTER_GRADIENTS} channels are products"
-    if (
-        role == Role.FORWARD
-        and jnp.dtype(dtype) == jnp.float32
-        and widest > _NARROW_IN_FLOAT32
-        and images * pixels < _FEWEST_PIXELS_IN_FLOAT32
-    ):
-        return f"fewer than {_FEWEST_PIXELS_IN_FLOAT32} pixels in all suit lax in float32"
+    wide = jnp.dtype(dtype) == jnp.float32 and widest > _NARROW_IN_FLOAT32
+    if wide and images < _LARGE_BATCH_IN_FLOAT32:
+        results = {Role.FORWARD: filters, Role.INPUT_GRADIENT: channels}.get(role, narrowest)
+        few = pointwise.suits(convolution) and results < _FEWEST_RESULTS_IN_FLOAT32
+        if few or pixels < _FEWEST_PIXELS_IN_FLOAT32 or lanes < _FEWEST_LANES_IN_FLOAT32:
+            return f"fewer than {_LARGE_BATCH_IN_FLOAT32} images of this kind suit lax in float32"
     return None

@@ -45,7 +45,7 @@ def explain(subject: Any, /, *arguments: Any, platform: str | None = None, **key
     """Tells the implementation of each convolution of a program, or of one, and why it is used.
 
     Nothing is computed, so ``jax.ShapeDtypeStruct`` will do for arrays. What is told holds on one
-    device.
+    device. A reason that says "estimated" rests on what a compiler estimates, not on a measurement.
 
     Args:
         subject: a function, in whose program the convolutions are looked up; or ``x``, as for

@@ -4,12 +4,15 @@ The compiler of the tests is the one for CPUs, which estimates no cycles; a numb
 """
 
 import argparse
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from grouped_conv_jax.benchmarks import estimates, results
+from grouped_conv_jax.benchmarks import estimates, report, results
+from grouped_conv_jax.benchmarks.harness import Settings
+from grouped_conv_jax.benchmarks.networks import NETWORKS
 from grouped_conv_jax.commands import bench
 from grouped_conv_jax.commands._errors import CommandError
 
@@ -38,18 +41,20 @@ class Compiled:
         return {"flops": 12.0, "bytes accessed": 34.0}
 
 
-@pytest.fixture
-def _compiler(monkeypatch):
+@pytest.fixture(name="lowered")
+def _lowered(monkeypatch):
     monkeypatch.setattr(estimates, "_device", lambda _: jax.devices("cpu")[0])
     # Ours takes the first program, lax the second.
     programs = iter(3 * [Compiled(40, 10), Compiled(100, 50)])
-    compile_jax = estimates.contenders.compile_jax
+    lowered = []
 
-    def compile_one(*arguments):
-        return next(programs), compile_jax(*arguments)[1]
+    def compile_one(function, *arguments):
+        lowered.append(jax.jit(function).lower(*arguments).as_text())
+        return next(programs), {"compile_seconds": 0.5, "temporary_bytes": 6}
 
     monkeypatch.setattr(estimates.contenders, "compile_jax", compile_one)
     monkeypatch.setattr(estimates.machine, "versions", lambda: {"jax": "1.2.3", "libtpu": "0.0.1"})
+    return lowered
 
 
 def test_cycles_of_all_instructions_are_added():
@@ -62,7 +67,7 @@ def test_a_program_without_cycles_is_a_failure():
         estimates.costs(compiled)
 
 
-@pytest.mark.usefixtures("_compiler")
+@pytest.mark.usefixtures("lowered")
 def test_estimates_are_kept_and_shown_as_such(tmp_path, capsys):
     path, picture = tmp_path / "v5e.json", tmp_path / "plot.png"
     assert run(*SHAPE, "--dtype", "bfloat16", "--json", path, "--plot", picture) == 0
@@ -90,7 +95,28 @@ def test_estimates_are_kept_and_shown_as_such(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("Estimated by the compiler, not measured")
 
 
-@pytest.mark.usefixtures("_compiler")
+def test_training_steps_are_compiled_in_one_dtype(lowered, monkeypatch):
+    network = NETWORKS["resnext-50"]
+    small = dataclasses.replace(network, blocks=network.blocks[:1], features=256)
+    monkeypatch.setitem(estimates.NETWORKS, "resnext-50", small)
+    settings = Settings(dtype="bfloat16")
+    # Flax computes statistics of 16-bit numbers in float32, and adds them up as they come.
+    with jax.numpy_dtype_promotion("standard"):
+        document = estimates.estimate({}, ["resnext-50"], settings, "v5e", batch=2, image_size=32)
+    ours, lax = document["networks"]
+    assert (ours["contender"], lax["contender"]) == ("ours", "lax")
+    assert (ours["variant"], ours["batch"], ours["image_size"]) == ("linen", 2, 32)
+    assert ours["estimated_cycles"] == 50
+    for program in lowered:
+        assert "tensor<2x32x32x3xbf16>" in program
+        assert "xf32>, tensor" not in program.partition("func.func public")[2].partition(") ->")[0]
+    lines = report.to_text(document).splitlines()
+    assert lines[2].startswith("program")
+    assert lines[3].split()[:2] == ["resnext-50", "linen"]
+    assert lines[-1].split()[-3:] == ["in", "Linen", "3.00\u00d7"]
+
+
+@pytest.mark.usefixtures("lowered")
 def test_what_is_left_to_lax_is_compiled_once(tmp_path):
     path = tmp_path / "v5e.json"
     depthwise = ["--shape", "1,16,16,4", "--compile-for", "v5e", "--role", "forward"]
@@ -102,7 +128,7 @@ def test_what_is_left_to_lax_is_compiled_once(tmp_path):
     assert lax["reason"] == "asked for by name"
 
 
-@pytest.mark.usefixtures("_compiler")
+@pytest.mark.usefixtures("lowered")
 def test_the_implementation_that_is_asked_for_is_compiled(tmp_path):
     path = tmp_path / "v5e.json"
     run(*SHAPE, "--implementation", "blocks", "--role", "forward", "--json", path)

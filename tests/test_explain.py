@@ -130,17 +130,33 @@ def test_a_tpu_multiplies_1x1_filters_of_all_groups_at_once():
     assert chosen == {"forward": "blocks", "input_gradient": "blocks", "filter_gradient": "lax"}
 
 
-def test_a_tpu_takes_lax_for_few_pixels_in_float32():
-    convolution = Convolution((14, 14), (3, 3), 32, (1, 1), ((1, 1), (1, 1)), (1, 1))
-    for dtype, implementation in ((jnp.float32, "lax"), (jnp.bfloat16, "blocks")):
-        setting = _choice.Setting("tpu", False, 8, dtype)
-        assert _choice.choose(Role.FORWARD, convolution, 16, 16, setting)[0] == implementation
+@pytest.mark.parametrize(
+    ("batch", "size", "channels", "groups", "implementation"),
+    [
+        (8, 14, 16, 32, "lax"),
+        (32, 14, 16, 32, "blocks"),
+        (8, 14, 8, 32, "blocks"),
+        (8, 56, 24, 2, "lax"),
+        (8, 56, 16, 32, "blocks"),
+    ],
+)
+def test_a_tpu_merges_wider_groups_in_float32_where_there_is_enough_to_do(
+    batch, size, channels, groups, implementation
+):
+    pad = (1, 1)
+    convolution = Convolution((size, size), (3, 3), groups, (1, 1), (pad, pad), (1, 1))
+    for dtype, expected in ((jnp.float32, implementation), (jnp.bfloat16, "blocks")):
+        setting = _choice.Setting("tpu", False, batch, dtype)
+        for role in Role:
+            choice = _choice.choose(role, convolution, channels, channels, setting)
+            assert choice.implementation == expected
 
 
 def test_a_tpu_takes_lax_where_the_batch_is_a_symbol():
     setting = _choice.Setting("tpu", True, jax.export.symbolic_shape("b")[0], jnp.bfloat16)
     convolution = Convolution((56, 56), (3, 3), 32, (1, 1), ((1, 1), (1, 1)), (1, 1))
-    assert _choice.choose(Role.FORWARD, convolution, 4, 4, setting).implementation == "lax"
+    choice = _choice.choose(Role.FORWARD, convolution, 4, 4, setting)
+    assert choice == ("lax", "the batch is not known (estimated)")
 
 
 def test_over_several_devices_the_batch_of_each_is_assumed_and_shards_are_not_merged():

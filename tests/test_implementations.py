@@ -10,6 +10,7 @@ import reference_roles
 from cases import COMPILED_QUICKLY
 from implementation_cases import (
     CASES,
+    LANE_TILES,
     LONG_SUMS,
     case,
     compile_roles,
@@ -128,6 +129,18 @@ def test_groups_do_not_mix_in_sums_over_taps(role):
     width = result.shape[-1] // 3
     assert not np.isfinite(result[..., :width]).all()
     assert np.isfinite(result[..., width:]).all()
+
+
+@pytest.mark.parametrize("role", Role)
+def test_groups_mix_only_within_a_lane_tile_and_not_in_filter_gradients(role):
+    shapes = case((4, 3), (3, 3), 64, 64, 4, pad=1)
+    lhs, rhs = (operands(shapes, np.float32)[operand].copy() for operand in role.operands)
+    lhs[..., 0] = np.inf
+    result = compute(role, jnp.asarray(lhs), jnp.asarray(rhs), shapes[-1], LANE_TILES)
+    alone = 1 if role == Role.FILTER_GRADIENT else 2
+    width = result.shape[-1] // 4
+    assert not np.isfinite(result[..., :width]).all()
+    assert np.isfinite(result[..., alone * width :]).all()
 
 
 def test_an_implementation_that_cannot_says_why_while_tracing():

@@ -6,21 +6,35 @@ they rank programs of one kind, and say nothing about seconds.
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from grouped_conv_jax.benchmarks import contenders, harness, machine, report, timing
+from grouped_conv_jax.benchmarks import (
+    contenders,
+    harness,
+    machine,
+    network_linen,
+    report,
+    timing,
+    training,
+)
 from grouped_conv_jax.benchmarks.harness import Settings, Task
+from grouped_conv_jax.benchmarks.networks import IMAGE_SIZE, NETWORKS
 from grouped_conv_jax.benchmarks.progress import Progress
-from grouped_conv_jax.benchmarks.suites import Case
+from grouped_conv_jax.benchmarks.suites import BATCH, Case
 
 # The smallest topology of each that the compiler knows.
 TARGETS = {"v5e": "v5e:2x2", "v6e": "v6e:2x2", "v5p": "v5p:2x2x1"}
-# libtpu reads these when it is loaded; with them it asks nobody for a TPU.
-_ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+# libtpu reads these when it is loaded; with them it asks nobody for a TPU, and locks none.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -29,15 +43,23 @@ class CompilerUnavailableError(RuntimeError):
 
 
 def estimate(
-    cases: dict[Case, list[str]], settings: Settings, target: str, *, batch: int | None = None
+    cases: dict[Case, list[str]],
+    networks: Sequence[str],
+    settings: Settings,
+    target: str,
+    *,
+    batch: int | None = None,
+    image_size: int = IMAGE_SIZE,
 ) -> dict[str, Any]:
-    """Compiles every role of every case, and shows how far it is.
+    """Compiles every role of every case and networks' training steps, and shows how far it is.
 
     Args:
         cases: the convolutions, and the suites that hold each.
+        networks: names of whole networks, which are compiled in Linen, all numbers in one dtype.
         settings: what to compile; its rounds and seconds do not matter here.
         target: one of :data:`TARGETS`.
-        batch: number of images that the cases were given, for the record.
+        batch: number of images for the networks, or ``None`` for the suites' own.
+        image_size: of the networks' images.
 
     Returns:
         A document for :mod:`grouped_conv_jax.benchmarks.results`.
@@ -61,13 +83,19 @@ def estimate(
         "networks": [],
     }
     tasks, names = harness.tasks(cases, settings), ("ours", *settings.against)
-    with Progress(len(tasks)) as progress:
+    with Progress(len(tasks) + len(networks)) as progress:
         for task in tasks:
             progress.start(f"{task.case}, {report.words(task.role.name)}")
             records: list[dict[str, Any]] = []
             for name in names:
                 records.append(_record(name, task, settings, device, records))
             document["measurements"] += records
+            progress.finish(report.describe(records))
+        for network in networks:
+            progress.start(network)
+            shape = (batch or BATCH, image_size, image_size, 3)
+            records = [_step(network, n, shape, settings.dtype, device) for n in names]
+            document["networks"] += records
             progress.finish(report.describe(records))
     return document
 
@@ -104,16 +132,47 @@ def _record(
         "role": role.name.lower(),
         "dtype": settings.dtype,
     }
-    shapes = (case.shape(operand) for operand in role.operands)
-    place = SingleDeviceSharding(device)
-    operands = [jax.ShapeDtypeStruct(s, settings.dtype, sharding=place) for s in shapes]
+    operands = [jax.ShapeDtypeStruct(case.shape(r), settings.dtype) for r in role.operands]
     program = contenders.program(case, role, settings.dtype, implementation)
+    return record | _compile(program, operands, device)
+
+
+def _step(
+    network: str, name: str, shape: tuple[int, ...], dtype: str, device: Any
+) -> dict[str, Any]:
+    """What is known of a network's training step with one contender's convolutions."""
+    found: list[Any] = []
+
+    def prepare(images: jax.Array) -> Any:
+        step, state = network_linen.training_step(
+            NETWORKS[network], training.CONVOLUTIONS[name], images
+        )
+        found.append(step)
+        return state
+
+    images = jax.ShapeDtypeStruct(shape, "float32")
+    state, images = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype),
+        (jax.eval_shape(prepare, images), images),
+    )
+    labels = jax.ShapeDtypeStruct(shape[:1], "int32")
+    about = {"network": network, "contender": name, "variant": "linen", "dtype": dtype}
+    sizes = {"batch": shape[0], "image_size": shape[1]}
+    return about | sizes | _compile(found[0], (state, images, labels), device)
+
+
+def _compile(program: Callable[..., Any], arguments: Sequence[Any], device: Any) -> dict[str, Any]:
+    """The estimates of a program, or how it fails."""
+    place = SingleDeviceSharding(device)
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), arguments
+    )
     # Whatever the compiler raises is what is to be known about it.
     try:
-        compiled, details = contenders.compile_jax(program, *operands)
-        return record | details | costs(compiled)
+        compiled, details = contenders.compile_jax(program, *placed)
+        return details | costs(compiled)
     except Exception as failure:
-        return record | {"failure": timing.describe(failure)}
+        return {"failure": timing.describe(failure)}
 
 
 def costs(compiled: Any) -> dict[str, int]:

@@ -19,10 +19,11 @@ Table = list[list[str]]
 def to_text(document: dict[str, Any]) -> str:
     """The conditions, every measurement, then the summary, then what failed."""
     parts = [_conditions(document, 1)]
-    if document["measurements"]:
-        estimated = document["machine"].get("estimated")
-        parts.append(_align((_estimate_table if estimated else _case_table)(document)))
-    if document["networks"]:
+    if document["machine"].get("estimated"):
+        parts.append(_align(_estimate_table(document)))
+    elif document["measurements"]:
+        parts.append(_align(_case_table(document)))
+    if document["networks"] and not document["machine"].get("estimated"):
         parts.append(_align(_network_table(document)))
     if results.rivals(document):
         parts.append(_align(_summary_table(document, [])))
@@ -179,7 +180,7 @@ def _case_table(document: dict[str, Any]) -> Table:
 
 
 def _estimate_table(document: dict[str, Any]) -> Table:
-    """What the compiler says of each convolution: cycles, and what else ours and lax cost."""
+    """What the compiler says of each convolution and network: cycles, and what else it costs."""
     names = ("ours", *results.rivals(document))
     figures = {
         "cycles": "estimated_cycles",
@@ -189,9 +190,9 @@ def _estimate_table(document: dict[str, Any]) -> Table:
         "compile s": "compile_seconds",
     }
     columns = [(name, label) for label in figures for name in names]
-    header = ["convolution", "role", *(f"{_name(name)} {label}" for name, label in columns)]
+    header = ["program", "role", *(f"{_name(name)} {label}" for name, label in columns)]
     table = [[*header, *(f"x {_name(rival)}" for rival in names[1:]), "by"]]
-    for row in results.case_rows(document):
+    for row in (*results.case_rows(document), *results.network_rows(document)):
         records = {name: row.records.get(name, {}) for name in names}
         cells = [_number(records[name], figures[label]) for name, label in columns]
         ratios = [times(row.speedup(rival)) for rival in names[1:]]

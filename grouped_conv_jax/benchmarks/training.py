@@ -20,7 +20,7 @@ from grouped_conv_jax.benchmarks.timing import Ready
 
 _APIS: dict[str, ModuleType] = {"linen": network_linen, "nnx": network_nnx}
 # Whose convolutions.
-_CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
+CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
     "ours": conv_general_dilated,
     "lax": jax.lax.conv_general_dilated,
 }
@@ -83,7 +83,7 @@ def _candidates(
 ) -> Iterator[tuple[str, str, Callable[[], Contender]]]:
     """Name and variant of each contender, and what prepares it; lax after ours."""
     for api in _APIS:
-        for kind, convolve in _CONVOLUTIONS.items():
+        for kind, convolve in CONVOLUTIONS.items():
             if kind in ("ours", *settings.against):
                 prepare = functools.partial(_prepare, kind, api, convolve, network)
                 yield kind, api, functools.partial(prepare, images, labels)

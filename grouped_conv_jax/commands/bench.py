@@ -159,13 +159,15 @@ def _check_options(given: dict[str, Any]) -> None:
     if "compile_for" in given and "torch" in given.get("against", ()):
         raise CommandError("--against torch is for a device")
     cases = "suite" in given or "shape" in given
+    # A training step can be compiled in any dtype, but is measured in float32.
+    roles = ("role", "implementation") if "compile_for" in given else _ROLE_OPTIONS
     useless = {
         "--shape": _SHAPE_OPTIONS if "shape" not in given else (),
         "--suite, --shape and --network": _MEASURING_OPTIONS if "from_json" in given else (),
-        "--suite and --shape": _ROLE_OPTIONS if not cases else (),
+        "--suite and --shape": () if cases else roles,
         "--suite and --network": ("batch",) if "shape" in given else (),
         "measurements": ("json",) if "from_json" in given else (),
-        "a device": (*_TIMING_OPTIONS, "network") if "compile_for" in given else (),
+        "a device": _TIMING_OPTIONS if "compile_for" in given else (),
     }
     for purpose, names in useless.items():
         for name in names:
@@ -206,12 +208,13 @@ def _measure(given: dict[str, Any]) -> dict[str, Any]:
             cases = {one_case(given): []}
     except ValueError as error:
         raise CommandError(str(error)) from error
-    if "compile_for" in given:
-        try:
-            return estimates.estimate(cases, Settings(**options), given["compile_for"], batch=batch)
-        except estimates.CompilerUnavailableError as error:
-            raise CommandError(f"--compile-for {given['compile_for']}: {error}") from error
     networks = given.get("network", [])
+    if "compile_for" in given:
+        target, settings = given["compile_for"], Settings(**options)
+        try:
+            return estimates.estimate(cases, networks, settings, target, batch=batch)
+        except estimates.CompilerUnavailableError as error:
+            raise CommandError(f"--compile-for {target}: {error}") from error
     only_networks = _repeated(given, but=("suite", *_ROLE_OPTIONS))
     try:
         document = session.measure(cases, networks, Settings(**options), batch=batch)
