@@ -79,6 +79,7 @@ def _tiny_network(monkeypatch):
     return "tiny"
 
 
+@pytest.mark.slow
 def test_training_steps_are_measured_with_and_without_this_package(tiny_network):
     records = training.measure(tiny_network, QUICK, None, 4, 16)
     assert [(record["contender"], record["variant"]) for record in records] == [

@@ -122,6 +122,7 @@ def end_of(processes):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_resume_and_reach_what_one_reaches(base, tmp_path):
     out = tmp_path / "run"
     first, second = start_all(out, *OPTIONS, images=[base / "images"] * PROCESSES)

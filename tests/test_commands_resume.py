@@ -61,6 +61,7 @@ def send_after_line(process, number, beginning):
     return process.communicate(timeout=60)[1]
 
 
+@pytest.mark.slow
 def test_after_kill_9_resume_reaches_the_same_results(base, tmp_path, capsys):
     out = tmp_path / "run"
     process = begin(base, out)
@@ -77,6 +78,7 @@ def test_after_kill_9_resume_reaches_the_same_results(base, tmp_path, capsys):
     assert_same_run(out, base / "run")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_says_how_to_resume_and_loses_nothing(base, tmp_path):
     """Even while JAX compiles, where an exception would crash the interpreter."""
     out = tmp_path / "run"
@@ -92,6 +94,7 @@ def test_ctrl_c_saves_says_how_to_resume_and_loses_nothing(base, tmp_path):
     assert_same_run(out, base / "run")
 
 
+@pytest.mark.slow
 def test_sigterm_within_an_epoch_keeps_its_steps(base, tmp_path, monkeypatch, capsys):
     out, steps = tmp_path / "run", itertools.count(1)
 
@@ -119,6 +122,7 @@ def test_resuming_a_finished_run_changes_nothing(base, tmp_path):
     assert_same_run(out, base / "run")
 
 
+@pytest.mark.slow
 def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, tmp_path, capsys):
     out = shutil.copytree(base / "run", tmp_path / "run")
     assert resume(out, "--epochs", str(EPOCHS - 1)) == 2

@@ -48,6 +48,7 @@ def exported_probabilities(run, images):
     return np.asarray(exported.call(images.astype(np.float32) / np.float32(255)), np.float64)
 
 
+@pytest.mark.slow
 def test_default_run_on_the_digits_reaches_97_percent(tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", "--out", str(out)]) == 0

@@ -96,6 +96,7 @@ class TestOperation:
 
 
 class TestDataFormat:
+    @pytest.mark.slow
     def test_every_permutation_gives_the_same_numbers(self):
         x = random(2, 3, 2, 4, 3, 4)  # B, T, U, H, W, C
         weights = random(2, 2, 2, 1, 2, seed=1)

@@ -5,12 +5,14 @@ import functools
 import cases
 import jax
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grouped_conv_jax import grouped_conv2d
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None, derandomize=True, database=None)
 @given(case=cases.convolutions(), dtype=st.sampled_from(cases.DTYPES))
 def test_any_convolution_is_that_of_the_loop_to_rounding(case, dtype):

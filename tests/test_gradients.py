@@ -27,6 +27,7 @@ def arrays(x_shape, weights_shape, dtype=np.float32):
     return tuple(random(*shape, seed=i, dtype=dtype) for i, shape in enumerate(shapes))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(case=cases.convolutions(use_bias=True))
 def test_tangents_of_any_convolution_are_the_loops_and_cotangents_their_adjoint(case):
@@ -86,6 +87,7 @@ def test_both_modes_agree_with_finite_differences_to_second_order(
         check_grads(loss, primals, order=2, modes=("fwd", "rev"), eps=1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, derandomize=True, database=None)
 @given(case=cases.convolutions(use_bias=True))
 def test_both_modes_agree_with_finite_differences_for_any_convolution(case):

@@ -11,6 +11,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from grouped_conv_jax import grouped_conv2d
 
@@ -39,6 +40,7 @@ def test_results_do_not_depend_on_how_many_threads_there_are():
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_threads_that_run_and_compile_at_once_get_what_one_gets_alone():
     shapes = [((2, 20 + n, 21, 32), (3, 3, 1 + n % 3, 2, 32 // (1 + n % 3))) for n in range(6)]
     shapes = [((*x[:3], w[2] * w[4]), w) for x, w in shapes]

@@ -88,6 +88,7 @@ def convolutions(draw):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(shapes=convolutions(), dtype=st.sampled_from(["float32", "bfloat16"]))
 def test_any_shape_is_what_numpy_computes(shapes, dtype):

@@ -63,6 +63,7 @@ def test_there_are_the_three_notebooks() -> None:
     ]
 
 
+@pytest.mark.slow
 @each_notebook
 def test_a_notebook_runs_and_shows_what_was_committed_with_it(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
