@@ -3,9 +3,31 @@
 #include "plan.h"
 
 namespace grouped_conv {
+namespace {
+
+// Fewer multiplications take less time than to wake another thread.
+constexpr double kLeastToShare = 1 << 17;
+
+// The calling thread alone.
+class Alone : public Threads {
+ public:
+  int64_t count() const override { return 1; }
+  void schedule(std::function<void()> work) override { work(); }
+};
+
+double multiplications(const Convolution& n) {
+  double product = double(n.batch) * n.groups * n.channels * n.filters;
+  for (int i = 0; i < 3; ++i) product *= double(n.outputs[i]) * n.size[i];
+  return product;
+}
+
+}  // namespace
 
 void compute(Threads& threads, const Kernels& kernels, Role role, const Convolution& n,
              const void* lhs, const void* rhs, void* result) {
+  Alone alone;
+  if (threads.count() > 1 && multiplications(n) < kLeastToShare)
+    return compute(alone, kernels, role, n, lhs, rhs, result);
   if (role == Role::kFilterGradient) {
     Plan plan(role, n, lhs, rhs);
     return reduce(threads, kernels, plan, result);
