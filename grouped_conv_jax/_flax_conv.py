@@ -4,6 +4,7 @@ The attributes of ``flax.linen.Conv`` and ``flax.nnx.Conv`` have the same names,
 of filters.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,8 @@ def arguments_of(conv: Any, axes: int) -> dict[str, Any]:
     Raises:
         TypeError: ``conv`` has not the attributes of Flax's ``Conv``.
         ValueError: it has another number of spatial axes, or what no grouped convolution has: an
-            input dilation, a mask, or padding that is neither a word of Flax's nor numbers.
+            input dilation, a mask, a preferred element type, or padding that is neither a word of
+            Flax's nor numbers.
     """
     if not hasattr(conv, "kernel_dilation"):
         raise TypeError(f"conv must be a Conv of Flax, got {type(conv).__name__}")
@@ -38,6 +40,11 @@ def arguments_of(conv: Any, axes: int) -> dict[str, Any]:
         raise ValueError(
             "conv must have input_dilation 1 and no mask, "
             f"got input_dilation={conv.input_dilation!r} and a mask {type(conv.mask).__name__}"
+        )
+    if getattr(conv, "preferred_element_type", None) is not None:
+        raise ValueError(
+            "conv must have no preferred_element_type, which no layer has, "
+            f"got {conv.preferred_element_type!r}"
         )
     dilation = _checks.per_axis("kernel_dilation", _or_one(conv.kernel_dilation), axes)
     padding, padding_value = _padding_of(conv.padding, filter_size, dilation)
@@ -108,22 +115,25 @@ def to_vector(bias: Any) -> Any:
     return to_kernel(bias).reshape(-1)
 
 
-class KernelInitializer:
-    """An initializer of Flax's kernels, for weights."""
+@dataclasses.dataclass(frozen=True)
+class FlaxInitializer:
+    """An initializer of Flax's kernels or biases, for weights or a bias of ours.
 
-    def __init__(self, initialize: Callable[..., Any]) -> None:
-        self.initialize = initialize
+    Attributes:
+        initialize: Flax's.
+        name: ``"kernel"`` or ``"bias"``.
+    """
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, KernelInitializer) and other.initialize == self.initialize
-
-    def __hash__(self) -> int:
-        return hash(self.initialize)
+    initialize: Callable[..., Any]
+    name: str
 
     def __call__(self, key: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Returns weights of ``shape`` ``(*filter_size, C, F, G)``."""
-        *size, channels, filters, groups = shape
-        return to_weights(self.initialize(key, (*size, channels, groups * filters), dtype), groups)
+        """Returns weights ``(*filter_size, C, F, G)``, or a bias ``(*ones, F, G)``."""
+        *front, filters, groups = shape
+        outputs = groups * filters
+        if self.name == "bias":
+            return to_bias(self.initialize(key, (outputs,), dtype), groups, len(front))
+        return to_weights(self.initialize(key, (*front, outputs), dtype), groups)
 
 
 def _or_one(sizes: Any) -> Any:

@@ -66,12 +66,13 @@ def test_nnx_there_and_back(axes, arguments, groups):
     np.testing.assert_allclose(back(x), conv(x), rtol=1e-5, atol=1e-5)
 
 
-def test_a_fresh_layer_starts_from_the_conv_s_own_initializer():
+def test_a_fresh_layer_starts_from_the_conv_s_own_initializers():
     def numbered(key, shape, dtype):
         del key
         return jnp.arange(np.prod(shape), dtype=dtype).reshape(shape)
 
-    conv, x = nn.Conv(4, (3,), feature_group_count=2, kernel_init=numbered), jnp.ones((1, 5, 6))
+    conv = nn.Conv(4, (3,), feature_group_count=2, kernel_init=numbered, bias_init=numbered)
+    x = jnp.ones((1, 5, 6))
     variables = conv.init(jax.random.key(0), x)
     layer, ours = linen.GroupedConv1D.from_conv(conv, variables)
     jax.tree.map(np.testing.assert_array_equal, layer.init(jax.random.key(5), x), ours)
@@ -94,6 +95,7 @@ def test_factors_are_given_beside_the_conv_and_never_lost():
         ({"input_dilation": 2}, "input_dilation 1 and no mask, got input_dilation=2"),
         ({"mask": np.ones((3, 3, 2, 4))}, "no mask, got input_dilation=1 and a mask ndarray"),
         ({"kernel_size": (3,)}, r"2 spatial axes, got kernel_size=\(3,\); GroupedConv1D has"),
+        ({"preferred_element_type": jnp.float32}, "no preferred_element_type.*got <class"),
         ({"padding": "SAME_LOWER"}, "padding of a Conv must be 'SAME'.*got 'SAME_LOWER'"),
     ],
 )

@@ -79,8 +79,11 @@ class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):
             True
         """
         given = _flax_conv.arguments_of(conv, cls.spatial_axes)
-        initializer = _flax_conv.KernelInitializer(conv.kernel_init)
-        given |= {"weights_initializer": initializer, "name": conv.name}
+        given |= {
+            "weights_initializer": _flax_conv.FlaxInitializer(conv.kernel_init, "kernel"),
+            "bias_initializer": _flax_conv.FlaxInitializer(conv.bias_init, "bias"),
+            "name": conv.name,
+        }
         params = dict(variables["params"])
         for name, array in params.items():
             if isinstance(array, nn.meta.AxisMetadata):
