@@ -12,7 +12,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "native"))
+_IMPLEMENTATIONS = "grouped_conv_jax/operation/implementations"
+sys.path.insert(0, str(Path(__file__).resolve().parent / _IMPLEMENTATIONS / "native"))
 import compile_library
 
 
@@ -42,4 +43,4 @@ class NativeLibrary(BuildHookInterface):  # type: ignore[type-arg]
                 old.unlink()
             made.replace(compile_library.PACKAGE / made.name)
         else:
-            build_data["force_include"][str(made)] = f"grouped_conv_jax/{made.name}"
+            build_data["force_include"][str(made)] = f"{_IMPLEMENTATIONS}/{made.name}"

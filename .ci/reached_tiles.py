@@ -16,7 +16,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-NATIVE = Path(__file__).resolve().parent.parent / "native"
+NATIVE = (
+    Path(__file__).resolve().parent.parent / "grouped_conv_jax/operation/implementations/native"
+)
 # Random shapes of each of at most so many seeds.
 SHAPES, SEEDS = "2000", 8
 SHARED = ("geometry", "plan", "correlate", "reduce", "exact", "convolution", "parallel")

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from grouped_conv_jax import grouped_conv2d
-from grouped_conv_jax._convolution import Role
 from grouped_conv_jax._padding import Padding
 from grouped_conv_jax.benchmarks import timing
 from grouped_conv_jax.benchmarks.contenders import Contender
 from grouped_conv_jax.benchmarks.suites import Case
+from grouped_conv_jax.operation._description import Role
 
 # lax comes first, since errors refer to it.
 NAMES: dict[str, str | None] = {"lax": "lax", "taps": "taps", "blocks": "blocks", "ours": None}

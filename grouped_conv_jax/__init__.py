@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from grouped_conv_jax import convert, initializers, linen, matlab, nnx, optim
-    from grouped_conv_jax._drop_in import (
+    from grouped_conv_jax.operation._drop_in import (
         conv_general_dilated,
         conv_general_dilated_with_pointwise,
     )
-    from grouped_conv_jax._explain import explain
-    from grouped_conv_jax._functional import grouped_conv, grouped_conv2d
-    from grouped_conv_jax._marks import accelerate
-    from grouped_conv_jax._native_library import register_native_targets
+    from grouped_conv_jax.operation._explain import explain
+    from grouped_conv_jax.operation._functional import grouped_conv, grouped_conv2d
+    from grouped_conv_jax.operation._marks import accelerate
+    from grouped_conv_jax.operation.implementations.native_library import register_native_targets
 else:
     _HOMES = {
         "accelerate": "_marks",
@@ -31,7 +31,7 @@ else:
         "explain": "_explain",
         "grouped_conv": "_functional",
         "grouped_conv2d": "_functional",
-        "register_native_targets": "_native_library",
+        "register_native_targets": "implementations.native_library",
     }
 
     # Hidden from type checkers, who would take any name for an attribute.
@@ -41,8 +41,8 @@ else:
         if name not in _HOMES:
             return importlib.import_module(f"{__name__}.{name}")
         # This installs the lowering rule, which reads the marks of all these functions.
-        importlib.import_module(f"{__name__}._operation")
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        importlib.import_module(f"{__name__}.operation._call")
+        value = getattr(importlib.import_module(f"{__name__}.operation.{_HOMES[name]}"), name)
         globals()[name] = value
         return value
 

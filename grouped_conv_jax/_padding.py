@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from grouped_conv_jax import _checks
-from grouped_conv_jax._convolution import is_known
+from grouped_conv_jax.operation._description import is_known
 
 Sides: TypeAlias = tuple[tuple[int, int], ...]
 """Pixels added (before, after) the image along each spatial axis."""

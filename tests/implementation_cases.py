@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import reference_roles
 
-from grouped_conv_jax import _choice, _execution
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax.operation import _execution
+from grouped_conv_jax.operation._description import Convolution, Role
+from grouped_conv_jax.operation.implementations import REGISTRY
 
 # Blocks take another form on accelerators, which a CPU computes too.
 LANE_TILES = "blocks on accelerators"
-IMPLEMENTATIONS = (*_choice._MODULES, LANE_TILES)
+IMPLEMENTATIONS = (*REGISTRY, LANE_TILES)
 
 
 def case(image, filter_size, channels, filters, groups, *, batch=2, stride=1, dilation=1, pad=0):
@@ -146,7 +147,7 @@ def roles(implementation, shapes):
     """The roles that an implementation can compute; ``None``, which chooses, computes all."""
     if implementation is None:
         return list(Role)
-    module = _choice._MODULES["blocks" if implementation == LANE_TILES else implementation]
+    module = REGISTRY["blocks" if implementation == LANE_TILES else implementation]
     return [role for role in Role if not module.unsupported(role, shapes[-1], *widths(shapes))]
 
 

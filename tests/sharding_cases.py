@@ -9,7 +9,7 @@ import reference_roles
 from jax.sharding import AxisType
 
 from grouped_conv_jax import conv_general_dilated
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax.operation._description import Convolution, Role
 
 COLLECTIVES = "all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter"
 BOTH = ("data", "model")

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from grouped_conv_jax._convolution import Role
 from grouped_conv_jax.benchmarks import (
     contenders,
     machine,
@@ -20,6 +19,7 @@ from grouped_conv_jax.benchmarks.harness import Harness, Settings, tasks
 from grouped_conv_jax.benchmarks.pytorch import Torch
 from grouped_conv_jax.benchmarks.suites import Case
 from grouped_conv_jax.benchmarks.timing import Ready
+from grouped_conv_jax.operation._description import Role
 
 ROOFLINE = {"copy": [[1000, 1e9], [100_000, 3e9]], "flops": 1e9}
 QUICK = Settings(rounds=1, seconds=0.001)

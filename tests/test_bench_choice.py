@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from grouped_conv_jax._convolution import Role
 from grouped_conv_jax.benchmarks import results
 from grouped_conv_jax.benchmarks.contenders import chosen
 from grouped_conv_jax.benchmarks.suites import SUITES, collect
+from grouped_conv_jax.operation._description import Role
 
 FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("v5e-*float*.json"))
 

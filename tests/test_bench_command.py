@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from grouped_conv_jax import _allocator
-from grouped_conv_jax.benchmarks import contenders, machine, results
+from grouped_conv_jax.benchmarks import contenders, machine, memory_allocator, results
 from grouped_conv_jax.benchmarks.suites import SUITES
 from grouped_conv_jax.commands import _other_process, bench
 from grouped_conv_jax.commands._errors import CommandError
@@ -87,8 +86,8 @@ def test_other_process_gets_the_core_the_environment_and_the_options(monkeypatch
 
     monkeypatch.setattr(_other_process.subprocess, "run", start)
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    monkeypatch.setattr(_allocator, "page_setting", lambda: "madvise")
-    monkeypatch.setattr(_allocator, "libc", lambda: "glibc 2.36")
+    monkeypatch.setattr(memory_allocator, "page_setting", lambda: "madvise")
+    monkeypatch.setattr(memory_allocator, "libc", lambda: "glibc 2.36")
     document = {"measurements": [], "networks": [], "machine": {"pages": "huge"}}
     _other_process.add_one_thread(document, ["--suite", "alexnet"])
     _other_process.add_small_pages(document, ["--network", "n"])

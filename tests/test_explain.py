@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grouped_conv_jax import _choice, _native_library, explain, grouped_conv2d
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax import explain, grouped_conv2d
+from grouped_conv_jax.operation import _choice
+from grouped_conv_jax.operation._description import Convolution, Role
+from grouped_conv_jax.operation.implementations import REGISTRY, native_library
 
 ROLES = {"forward", "input_gradient", "filter_gradient"}
 ARGUMENTS = {"stride": 2, "padding": "same", "dilation_factor": (1, 2), "data_format": "BCSS"}
@@ -54,7 +56,7 @@ def test_has_a_reason_for_each_role():
     assert set(told) == ROLES
     for choice in told.values():
         assert choice == (choice.implementation, choice.reason)
-        assert choice.implementation in _choice._MODULES
+        assert choice.implementation in REGISTRY
         assert choice.reason
 
 
@@ -188,7 +190,7 @@ def test_a_cpu_takes_the_native_kernels(operands):
 
 
 def test_without_the_native_library_the_reason_is_told(monkeypatch):
-    monkeypatch.setattr(_native_library, "status", lambda: "it was not built")
+    monkeypatch.setattr(native_library, "status", lambda: "it was not built")
     told = explain(*DEPTHWISE, platform="cpu", **ARGUMENTS)
     assert {choice.implementation for choice in told.values()} == {"taps"}
     assert all("it was not built" in choice.reason for choice in told.values())
@@ -233,7 +235,7 @@ class TestErrors:
 
 
 def test_every_role_has_a_function_in_every_implementation():
-    for name in _choice._MODULES:
+    for name in REGISTRY:
         for role in Role:
             for platform in _choice.PLATFORMS:
                 assert callable(_choice.Choice(name, "").function(role, platform))

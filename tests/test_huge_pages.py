@@ -6,17 +6,18 @@ import sys
 
 import pytest
 
-from grouped_conv_jax import _allocator
+from grouped_conv_jax.benchmarks import memory_allocator
 from grouped_conv_jax.commands import _huge_pages, main
 
 HUGE = "glibc.malloc.hugetlb=1"
 # Says what reaches the command; run as `python -c`, in which the command's own arguments are last.
 PROGRAM = """
 import os, sys
-from grouped_conv_jax import _allocator, commands
+from grouped_conv_jax.benchmarks import memory_allocator
+from grouped_conv_jax import commands
 from grouped_conv_jax.commands import bench
-_allocator.libc = lambda: "glibc 2.36"
-_allocator.page_setting = lambda: "madvise"
+memory_allocator.libc = lambda: "glibc 2.36"
+memory_allocator.page_setting = lambda: "madvise"
 def run(arguments):
     print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.stdin.read(), flush=True)
     if arguments.batch < 64:
@@ -27,8 +28,9 @@ sys.exit(commands.main())
 """
 WITHOUT_JAX = """
 import os, sys
-from grouped_conv_jax import _allocator, commands
-_allocator.tunables_for_huge_pages = lambda *_: "glibc.malloc.hugetlb=1"
+from grouped_conv_jax.benchmarks import memory_allocator
+from grouped_conv_jax import commands
+memory_allocator.tunables_for_huge_pages = lambda *_: "glibc.malloc.hugetlb=1"
 def execve(*_):
     sys.exit("jax" in sys.modules)
 os.execve = execve
@@ -63,7 +65,7 @@ commands.main()
     ],
 )
 def test_tunable_is_added_where_it_has_an_effect(platform, libc, setting, environment, value):
-    assert _allocator.tunables_for_huge_pages(platform, libc, setting, environment) == value
+    assert memory_allocator.tunables_for_huge_pages(platform, libc, setting, environment) == value
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_tunable_is_added_where_it_has_an_effect(platform, libc, setting, enviro
     ],
 )
 def test_allocator_and_pages_are_described(setting, environment, allocator, pages):
-    found = _allocator.describe("glibc 2.36", setting, environment)
+    found = memory_allocator.describe("glibc 2.36", setting, environment)
     assert found == {"allocator": allocator, "pages": pages}
 
 
@@ -86,7 +88,7 @@ def test_allocator_and_pages_are_described(setting, environment, allocator, page
     ("value", "rest"), [(HUGE, None), (f"a.b=1:{HUGE}", "a.b=1"), ("a.b=1", "a.b=1")]
 )
 def test_the_tunable_alone_is_taken_away_again(value, rest):
-    environment = _allocator.without_huge_pages({"HOME": "/", "GLIBC_TUNABLES": value})
+    environment = memory_allocator.without_huge_pages({"HOME": "/", "GLIBC_TUNABLES": value})
     assert environment == {"HOME": "/"} | ({"GLIBC_TUNABLES": rest} if rest else {})
 
 
@@ -95,7 +97,7 @@ HEAR_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_ha
 
 
 def start(program, *words, tunables=None):
-    environment = _allocator.without_huge_pages(os.environ)
+    environment = memory_allocator.without_huge_pages(os.environ)
     environment.pop("LD_PRELOAD", None)
     process = subprocess.Popen(
         [sys.executable, "-c", HEAR_CTRL_C + program, *words],
@@ -148,7 +150,7 @@ def test_second_start_comes_before_jax_is_imported():
 
 
 def test_given_arguments_start_nothing(monkeypatch, capsys):
-    monkeypatch.setattr(_allocator, "tunables_for_huge_pages", lambda *_: HUGE)
+    monkeypatch.setattr(memory_allocator, "tunables_for_huge_pages", lambda *_: HUGE)
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started again"))
     assert main(["bench", "--from-json", "none"]) == 2
     assert "starting again" not in capsys.readouterr().err
@@ -156,7 +158,7 @@ def test_given_arguments_start_nothing(monkeypatch, capsys):
 
 @pytest.mark.parametrize("words", [[], ["--version"], ["bench", "--help"], ["bench"]])
 def test_arguments_that_are_not_the_process_own_or_run_nothing_start_nothing(monkeypatch, words):
-    monkeypatch.setattr(_allocator, "tunables_for_huge_pages", lambda *_: HUGE)
+    monkeypatch.setattr(memory_allocator, "tunables_for_huge_pages", lambda *_: HUGE)
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started again"))
     # Those of pytest stay in sys.orig_argv, but for the help.
     monkeypatch.setattr(sys, "argv", ["program", *words])

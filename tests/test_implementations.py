@@ -22,8 +22,9 @@ from implementation_cases import (
 )
 from sharding_cases import convolve
 
-from grouped_conv_jax import _choice, explain, grouped_conv2d
-from grouped_conv_jax._convolution import Role
+from grouped_conv_jax import explain, grouped_conv2d
+from grouped_conv_jax.operation._description import Role
+from grouped_conv_jax.operation.implementations import REGISTRY
 
 FLOAT32 = np.finfo(np.float32)
 
@@ -163,6 +164,6 @@ def test_an_implementation_given_by_name_is_not_replaced_for_one_group():
 
 def test_an_unknown_implementation_names_those_there_are():
     x, weights = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 1, 2))
-    listed = ", ".join(map(repr, _choice._MODULES))
+    listed = ", ".join(map(repr, REGISTRY))
     with pytest.raises(ValueError, match=f"implementation must be one of {listed} or None"):
         grouped_conv2d(x, weights, implementation="tap")

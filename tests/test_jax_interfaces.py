@@ -22,7 +22,7 @@ from jax.interpreters import mlir
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grouped_conv_jax import _jax_internals
+from grouped_conv_jax.operation import _jax_internals
 
 DEVICES = 8
 MESSAGE = f"JAX {jax.__version__} changed an interface that _jax_internals.py uses"

@@ -13,9 +13,9 @@ from cases import COMPILED_QUICKLY
 from jax import lax
 from jax.extend.core.primitives import conv_general_dilated_p
 
-from grouped_conv_jax import _jax_internals, _matching
-from grouped_conv_jax._convolution import Role
-from grouped_conv_jax._matching import match
+from grouped_conv_jax.operation import _jax_internals, _matching
+from grouped_conv_jax.operation._description import Role
+from grouped_conv_jax.operation._matching import match
 
 BATCHES, CASES_OF_A_BATCH = 18, 30
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from implementation_cases import case, compute, expected, operands
 
-from grouped_conv_jax import _native_library, explain, grouped_conv2d
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax import explain, grouped_conv2d
+from grouped_conv_jax.operation._description import Convolution, Role
+from grouped_conv_jax.operation.implementations import native_library
 
 # Rows longer than a tile and pairs of rows of seven, blocks of groups with some left over, several
 # vectors of filters, and more channels than a task takes at once.
@@ -37,13 +38,13 @@ LARGE = {
 TOLERANCES = {"float64": 1e-13, "float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
 
 
-@pytest.fixture(params=_native_library.instruction_sets())
+@pytest.fixture(params=native_library.instruction_sets())
 def instruction_set(request):
     """Each that this processor has, in use while a test runs."""
-    before = _native_library.instruction_set()
-    _native_library.use(request.param)
+    before = native_library.instruction_set()
+    native_library.use(request.param)
     yield request.param
-    _native_library.use(before)
+    native_library.use(before)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -92,13 +93,13 @@ def convolutions(draw):
 @settings(max_examples=60, deadline=None)
 @given(shapes=convolutions(), dtype=st.sampled_from(["float32", "bfloat16"]))
 def test_any_shape_is_what_numpy_computes(shapes, dtype):
-    before = _native_library.instruction_set()
-    for name in _native_library.instruction_sets():
-        _native_library.use(name)
+    before = native_library.instruction_set()
+    for name in native_library.instruction_sets():
+        native_library.use(name)
         try:
             check_all_roles(shapes, np.dtype(getattr(jnp, dtype)))
         finally:
-            _native_library.use(before)
+            native_library.use(before)
 
 
 def in_a_loop(role, lhs, rhs, convolution):
@@ -171,7 +172,7 @@ def call(role=Role.FORWARD, shapes=None, dtypes=("float32",) * 3, **changes):
         "before": np.array([0, 0]),
     }
     lhs, rhs, out = map(jax.ShapeDtypeStruct, shapes, map(jnp.dtype, dtypes))
-    function = jax.ffi.ffi_call(_native_library.target(role), out)
+    function = jax.ffi.ffi_call(native_library.target(role), out)
     zeros = (jnp.zeros(one.shape, one.dtype) for one in (lhs, rhs))
     return jax.block_until_ready(function(*zeros, **(attributes | changes)))
 
@@ -206,7 +207,7 @@ def test_scratch_does_not_grow_with_the_batch():
         convolution = Convolution((64, 64), (3, 3), 32, (1, 1), ((1, 1), (1, 1)), (1, 1))
         x, filters = jnp.ones((batch, 64, 64, 32)), jnp.ones((3, 3, 1, 32))
         jax.block_until_ready(compute(Role.FORWARD, x, filters, convolution, "native"))
-        return _native_library.scratch_bytes()
+        return native_library.scratch_bytes()
 
     few = held(2)
     assert held(64) <= max(few, 2 << 20) * 2
@@ -215,10 +216,10 @@ def test_scratch_does_not_grow_with_the_batch():
 def test_scratch_does_not_grow_with_the_height():
     convolution = Convolution((4096, 300), (3, 3), 16, (1, 1), ((1, 1), (1, 1)), (1, 1))
     x, filters = jnp.ones((1, 4096, 300, 16)), jnp.ones((3, 3, 1, 16))
-    before = _native_library.scratch_bytes()
+    before = native_library.scratch_bytes()
     jax.block_until_ready(compute(Role.FORWARD, x, filters, convolution, "native"))
     threads = max(os.cpu_count(), jax.device_count())  # of XLA's pool
-    assert _native_library.scratch_bytes() - before <= (2 << 20) * threads
+    assert native_library.scratch_bytes() - before <= (2 << 20) * threads
 
 
 def test_the_kernels_are_refused_where_they_cannot_run():

@@ -15,7 +15,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from grouped_conv_jax import _native_library, register_native_targets
+from grouped_conv_jax import register_native_targets
+from grouped_conv_jax.operation.implementations import native_library
 
 PROCESSOR = Path("/proc/cpuinfo")
 # As Linux calls the parts of x86-64-v3 and of x86-64-v4.
@@ -26,28 +27,28 @@ VARIABLE = "GROUPED_CONV_INSTRUCTION_SET"
 
 @pytest.fixture(autouse=True)
 def same_instruction_set():
-    before = _native_library.instruction_set()
+    before = native_library.instruction_set()
     yield
-    _native_library.use(before)
+    native_library.use(before)
 
 
 @pytest.fixture
 def not_loaded(monkeypatch):
     """As in a process that has not used the library."""
-    monkeypatch.setattr(_native_library, "_loaded", None)
-    monkeypatch.setattr(_native_library, "_warned", False)
+    monkeypatch.setattr(native_library, "_loaded", None)
+    monkeypatch.setattr(native_library, "_warned", False)
 
 
 @pytest.fixture
 def missing(monkeypatch, tmp_path, not_loaded):  # noqa: ARG001
     """Where the library should be and is not."""
-    monkeypatch.setattr(_native_library, "_PATH", tmp_path / "libgrouped_conv.so")
+    monkeypatch.setattr(native_library, "_PATH", tmp_path / "libgrouped_conv.so")
     return tmp_path / "libgrouped_conv.so"
 
 
 def test_the_installed_package_has_the_library():
-    assert _native_library.status() is None
-    _native_library.warn_if_unavailable()
+    assert native_library.status() is None
+    native_library.warn_if_unavailable()
     register_native_targets()
 
 
@@ -71,28 +72,28 @@ def test_the_instruction_sets_are_those_that_the_processor_has():
         flags = next(line for line in PROCESSOR.read_text().splitlines() if line[:5] == "flags")
         has = set(flags.split())
         expected += ("avx2",) * (has >= AVX2) + ("avx512",) * (has >= AVX2 | AVX512)
-    assert _native_library.instruction_sets() == expected
+    assert native_library.instruction_sets() == expected
 
 
 def test_the_fastest_instruction_set_is_used_and_each_can_be():
     if VARIABLE not in os.environ:
-        assert _native_library.instruction_set() == _native_library.instruction_sets()[-1]
-    for name in _native_library.instruction_sets():
-        _native_library.use(name)
-        assert _native_library.instruction_set() == name
+        assert native_library.instruction_set() == native_library.instruction_sets()[-1]
+    for name in native_library.instruction_sets():
+        native_library.use(name)
+        assert native_library.instruction_set() == name
 
 
 @pytest.mark.usefixtures("not_loaded")
 def test_the_environment_forces_an_instruction_set(monkeypatch):
     monkeypatch.setenv(VARIABLE, "baseline")
-    assert _native_library.instruction_set() == "baseline"
+    assert native_library.instruction_set() == "baseline"
 
 
 @pytest.mark.usefixtures("not_loaded")
 @pytest.mark.parametrize("wrong", ["neon", "", "avx512 avx2"])
 def test_an_unknown_instruction_set_is_refused_with_the_names_there_are(wrong, monkeypatch):
     monkeypatch.setenv(VARIABLE, wrong)
-    for ask in (_native_library.status, register_native_targets):
+    for ask in (native_library.status, register_native_targets):
         with pytest.raises(
             ValueError, match=f"{VARIABLE} must be one of 'baseline'.* got '{wrong}'"
         ):
@@ -101,7 +102,7 @@ def test_an_unknown_instruction_set_is_refused_with_the_names_there_are(wrong, m
 
 def test_a_library_that_was_not_built_is_reported_with_the_builds_reason(missing):
     missing.with_suffix(".missing").write_text("no compiler for riscv64")
-    assert _native_library.status() == "there is no native library: no compiler for riscv64"
+    assert native_library.status() == "there is no native library: no compiler for riscv64"
     with pytest.raises(RuntimeError, match=r"cannot be used: .*: no compiler for riscv64"):
         register_native_targets()
 
@@ -109,27 +110,27 @@ def test_a_library_that_was_not_built_is_reported_with_the_builds_reason(missing
 def test_a_library_that_is_not_there_is_warned_of_once(missing):
     del missing
     with pytest.warns(RuntimeWarning, match="without its native kernels.* it was not built"):
-        _native_library.warn_if_unavailable()
+        native_library.warn_if_unavailable()
     with warnings.catch_warnings(action="error"):
-        _native_library.warn_if_unavailable()
+        native_library.warn_if_unavailable()
 
 
 @pytest.mark.usefixtures("not_loaded")
 def test_a_library_of_other_sources_than_those_beside_it_is_warned_of(monkeypatch, tmp_path):
     with warnings.catch_warnings(action="error"):
-        assert _native_library.status() is None
-    sources = shutil.copytree(_native_library._SOURCES, tmp_path / "native")
+        assert native_library.status() is None
+    sources = shutil.copytree(native_library._SOURCES, tmp_path / "native")
     with open(sources / "kernels.h", "a") as header:
         header.write("// changed since")
-    monkeypatch.setattr(_native_library, "_SOURCES", sources)
-    monkeypatch.setattr(_native_library, "_loaded", None)
+    monkeypatch.setattr(native_library, "_SOURCES", sources)
+    monkeypatch.setattr(native_library, "_loaded", None)
     with pytest.warns(RuntimeWarning, match="compiled from other sources than those in"):
-        assert _native_library.status() is None
+        assert native_library.status() is None
 
 
 def test_a_file_that_is_no_library_is_reported(missing):
     missing.write_bytes(b"not a library")
-    assert "libgrouped_conv.so cannot be used with jaxlib" in _native_library.status()
+    assert "libgrouped_conv.so cannot be used with jaxlib" in native_library.status()
 
 
 @pytest.mark.usefixtures("not_loaded")
@@ -138,7 +139,7 @@ def test_a_library_that_xla_refuses_is_reported(monkeypatch):
         raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: API version (1.5) is incompatible")
 
     monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
-    assert "INVALID_ARGUMENT: API version (1.5)" in _native_library.status()
+    assert "INVALID_ARGUMENT: API version (1.5)" in native_library.status()
 
 
 @pytest.mark.usefixtures("not_loaded")
@@ -149,7 +150,7 @@ def test_threads_that_use_it_first_load_it_once(monkeypatch):
 
     def use_it(_):
         start.wait()
-        return _native_library.status()
+        return native_library.status()
 
     with ThreadPoolExecutor(8) as pool:
         assert not any(pool.map(use_it, range(8)))

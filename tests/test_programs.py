@@ -11,9 +11,11 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from grouped_conv_jax import _choice, explain, grouped_conv2d
+from grouped_conv_jax import explain, grouped_conv2d
+from grouped_conv_jax.operation import _choice
+from grouped_conv_jax.operation.implementations import REGISTRY
 
-FAST = tuple(name for name in _choice._MODULES if name != "lax")
+FAST = tuple(name for name in REGISTRY if name != "lax")
 CHANNELS, FILTERS, GROUPS = 2, 2, 3
 DEVICES = 8
 convolve = functools.partial(grouped_conv2d, stride=(2, 1), padding=(1, 2, 0, 1))

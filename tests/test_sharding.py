@@ -22,7 +22,7 @@ from sharding_cases import (
     same,
 )
 
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax.operation._description import Convolution, Role
 
 
 @pytest.fixture(params=MODES, ids=lambda mode: mode.name)

@@ -21,7 +21,7 @@ from sharding_cases import (
     make_mesh,
 )
 
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax.operation._description import Convolution, Role
 
 
 @st.composite

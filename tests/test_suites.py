@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import reference as loops
 
-from grouped_conv_jax._convolution import Role
-from grouped_conv_jax._operation import convolve
 from grouped_conv_jax.benchmarks import reference
 from grouped_conv_jax.benchmarks.network_linen import LinenNetwork
 from grouped_conv_jax.benchmarks.networks import IMAGE_SIZE, NETWORKS
 from grouped_conv_jax.benchmarks.suites import BATCH, SUITES, Case, collect
+from grouped_conv_jax.operation._call import convolve
+from grouped_conv_jax.operation._description import Role
 
 SMALL = {
     "depthwise": Case(2, (5, 6), 3, 3, (3, 3), 3, (1, 1), (1, 1), ((1, 1), (1, 1))),

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from cases import COMPILED_QUICKLY
 
-from grouped_conv_jax import _choice, grouped_conv2d
+from grouped_conv_jax import grouped_conv2d
+from grouped_conv_jax.operation.implementations import REGISTRY
 
-FAST = tuple(name for name in _choice._MODULES if name != "lax")
+FAST = tuple(name for name in REGISTRY if name != "lax")
 S, B, GROUPS, CHANNELS, FILTERS = 5, 2, 3, 2, 2
 IMAGE, KERNEL = (6, 5), (3, 2, CHANNELS, FILTERS, GROUPS)
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from grouped_conv_jax._choice import Choice, Setting, choose
-from grouped_conv_jax._convolution import Role
-from grouped_conv_jax._operation import convolve
 from grouped_conv_jax.benchmarks.suites import Case
+from grouped_conv_jax.operation._call import convolve
+from grouped_conv_jax.operation._choice import Choice, Setting, choose
+from grouped_conv_jax.operation._description import Role
 
 NAMES = ("ours", "lax", "torch")
 DTYPES = ("float32", "bfloat16", "float16")

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grouped_conv_jax._convolution import Role
 from grouped_conv_jax.benchmarks import contenders, machine, reference, timing
 from grouped_conv_jax.benchmarks.contenders import Contender
 from grouped_conv_jax.benchmarks.pytorch import Torch
 from grouped_conv_jax.benchmarks.suites import Case
 from grouped_conv_jax.benchmarks.timing import Ready
+from grouped_conv_jax.operation._description import Role
 
 
 @dataclasses.dataclass(frozen=True)

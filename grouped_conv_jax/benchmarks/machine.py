@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grouped_conv_jax import _allocator
+from grouped_conv_jax.benchmarks import memory_allocator
 
 _PACKAGES = ("grouped_conv_jax", "jax", "jaxlib", "flax", "numpy", "torch", "libtpu")
 _MEBIBYTE = 2**20
@@ -50,8 +50,10 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "load_at_start": load,
         # How the memory comes from the system can double or halve a time.
-        "glibc_tunables": os.environ.get(_allocator.VARIABLE),
-    } | _allocator.describe(_allocator.libc(), _allocator.page_setting(), os.environ)
+        "glibc_tunables": os.environ.get(memory_allocator.VARIABLE),
+    } | memory_allocator.describe(
+        memory_allocator.libc(), memory_allocator.page_setting(), os.environ
+    )
 
 
 def versions() -> dict[str, str]:

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from grouped_conv_jax._convolution import Role
 from grouped_conv_jax.benchmarks.contenders import Contender
 from grouped_conv_jax.benchmarks.suites import Case
+from grouped_conv_jax.operation._description import Role
 
 
 class TorchUnavailableError(RuntimeError):

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from grouped_conv_jax._convolution import Role
 from grouped_conv_jax.benchmarks.suites import Case
+from grouped_conv_jax.operation._description import Role
 
 Array = NDArray[np.float64]
 

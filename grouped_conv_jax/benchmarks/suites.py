@@ -7,7 +7,7 @@ network's usual image size. Padding is what keeps the size at stride 1, the same
 import dataclasses
 import math
 
-from grouped_conv_jax._convolution import Convolution, Role
+from grouped_conv_jax.operation._description import Convolution, Role
 
 BATCH = 8
 

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from grouped_conv_jax._drop_in import conv_general_dilated
 from grouped_conv_jax.benchmarks import network_linen, network_nnx, network_torch, timing
 from grouped_conv_jax.benchmarks.contenders import Contender, compile_jax
 from grouped_conv_jax.benchmarks.harness import Settings
 from grouped_conv_jax.benchmarks.networks import CLASSES, NETWORKS, Network
 from grouped_conv_jax.benchmarks.pytorch import Torch
 from grouped_conv_jax.benchmarks.timing import Ready
+from grouped_conv_jax.operation._drop_in import conv_general_dilated
 
 _APIS: dict[str, ModuleType] = {"linen": network_linen, "nnx": network_nnx}
 # Whose convolutions.

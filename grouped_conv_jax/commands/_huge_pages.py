@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Collection
 
-from grouped_conv_jax import _allocator
+from grouped_conv_jax.benchmarks import memory_allocator
 
 OPTION = "--no-huge-pages"
 _AT_SECURE = 23
@@ -21,7 +21,8 @@ def add_option(parser: argparse.ArgumentParser) -> None:
         OPTION,
         action="store_true",
         default=argparse.SUPPRESS,
-        help=f"do not start again with {_allocator.VARIABLE}={_allocator.TUNABLE}=1 (Linux)",
+        help="do not start again with "
+        f"{memory_allocator.VARIABLE}={memory_allocator.TUNABLE}=1 (Linux)",
     )
 
 
@@ -36,13 +37,13 @@ def start_again(commands: Collection[str]) -> None:
     own = sys.orig_argv[-len(words) :] == words
     if not (words and own and words[0] in commands) or {OPTION, "-h", "--help"} & {*words}:
         return
-    value = _allocator.tunables_for_huge_pages(
-        sys.platform, _allocator.libc(), _allocator.page_setting(), os.environ
+    value = memory_allocator.tunables_for_huge_pages(
+        sys.platform, memory_allocator.libc(), memory_allocator.page_setting(), os.environ
     )
     # In secure execution glibc removes the variable, and this would never end.
     if value is None or not sys.executable or ctypes.CDLL(None).getauxval(_AT_SECURE):
         return
-    message = f"starting again with {_allocator.VARIABLE}={value} ({OPTION} prevents it)"
+    message = f"starting again with {memory_allocator.VARIABLE}={value} ({OPTION} prevents it)"
     print(message, file=sys.stderr, flush=True)
-    environment = {**os.environ, _allocator.VARIABLE: value}
+    environment = {**os.environ, memory_allocator.VARIABLE: value}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from grouped_conv_jax import _separable_network as parts
 from grouped_conv_jax import optim
+from grouped_conv_jax.layer import _separable_network as parts
 from grouped_conv_jax.linen._factors import learnable_factors as linen_factors
 from grouped_conv_jax.linen._separable_network import SeparableNetwork as LinenNetwork
 from grouped_conv_jax.nnx._factors import learnable_factors as nnx_factors

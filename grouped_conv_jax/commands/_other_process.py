@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grouped_conv_jax import _allocator
-from grouped_conv_jax.benchmarks import results
+from grouped_conv_jax.benchmarks import memory_allocator, results
 from grouped_conv_jax.commands import _huge_pages
 from grouped_conv_jax.commands._errors import CommandError
 
@@ -49,8 +48,10 @@ def add_small_pages(document: dict[str, Any], options: Sequence[str]) -> None:
     Raises:
         CommandError: there are no figures.
     """
-    environment = _allocator.without_huge_pages(os.environ)
-    found = _allocator.describe(_allocator.libc(), _allocator.page_setting(), environment)
+    environment = memory_allocator.without_huge_pages(os.environ)
+    found = memory_allocator.describe(
+        memory_allocator.libc(), memory_allocator.page_setting(), environment
+    )
     if found["pages"] != document["machine"]["pages"]:
         document["networks"] += _measure("with small pages", options, environment)["networks"]
 

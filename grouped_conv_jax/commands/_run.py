@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from grouped_conv_jax import __version__
-from grouped_conv_jax import _separable_network as parts
 from grouped_conv_jax.commands import (
     _data,
     _export,
@@ -39,6 +38,7 @@ from grouped_conv_jax.commands._training import (
     best_epoch,
     steps_per_epoch,
 )
+from grouped_conv_jax.layer import _separable_network as parts
 
 _NAMED_FILES = 10
 _EXAMPLES = 5

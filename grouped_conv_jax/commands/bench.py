@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grouped_conv_jax._choice import check_implementation
-from grouped_conv_jax._convolution import Role
 from grouped_conv_jax.benchmarks import results
 from grouped_conv_jax.benchmarks.networks import NETWORKS
 from grouped_conv_jax.benchmarks.suites import SUITES, collect
@@ -15,6 +13,8 @@ from grouped_conv_jax.commands import _other_process, _run_directory
 from grouped_conv_jax.commands._errors import CommandError, require
 from grouped_conv_jax.commands._one_case import one_case, sizes
 from grouped_conv_jax.commands._options import flag, positive, positive_integer
+from grouped_conv_jax.operation._choice import check_implementation
+from grouped_conv_jax.operation._description import Role
 
 SUMMARY = "measure grouped convolutions against lax and PyTorch"
 DESCRIPTION = """\

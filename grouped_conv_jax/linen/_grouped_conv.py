@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax
 from jax.typing import ArrayLike
 
-from grouped_conv_jax import _flax_conv
-from grouped_conv_jax._arguments import FIELDS, Arguments, check_names
-from grouped_conv_jax._layer import Hyperparameters, ReadOnlyProperties, checked
 from grouped_conv_jax.initializers import Initializer
+from grouped_conv_jax.layer import _flax_conv
+from grouped_conv_jax.layer._arguments import FIELDS, Arguments, check_names
+from grouped_conv_jax.layer._hyperparameters import Hyperparameters, ReadOnlyProperties, checked
 
 
 class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):

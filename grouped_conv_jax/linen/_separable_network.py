@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from grouped_conv_jax import _separable_network as parts
+from grouped_conv_jax.layer import _separable_network as parts
 from grouped_conv_jax.linen._grouped_conv import GroupedConv2D
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from grouped_conv_jax import _mat_files, initializers
+from grouped_conv_jax import initializers
+from grouped_conv_jax.convert import _mat_files
 from grouped_conv_jax.initializers import Initializer
 
 Size: TypeAlias = tuple[int, ...]

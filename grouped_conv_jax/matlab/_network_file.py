@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grouped_conv_jax import _mat_5, _mat_files
+from grouped_conv_jax.convert import _mat_5, _mat_files
 from grouped_conv_jax.matlab._layer import Layer, Size
 from grouped_conv_jax.matlab._layer_array import LayerArray, layers
 from grouped_conv_jax.matlab._simple_layers import ClassificationOutputLayer

@@ -8,10 +8,11 @@ import jax
 from flax import nnx
 from jax.typing import ArrayLike
 
-from grouped_conv_jax import _checks, _flax_conv
-from grouped_conv_jax._arguments import FIELDS, Arguments, check_names
-from grouped_conv_jax._layer import Hyperparameters, ReadOnlyProperties
+from grouped_conv_jax import _checks
 from grouped_conv_jax.initializers import Initializer
+from grouped_conv_jax.layer import _flax_conv
+from grouped_conv_jax.layer._arguments import FIELDS, Arguments, check_names
+from grouped_conv_jax.layer._hyperparameters import Hyperparameters, ReadOnlyProperties
 
 # What construction alone needs, and what the shapes of the learnables follow from.
 _FIXED = (

@@ -10,8 +10,8 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from grouped_conv_jax import _checks
-from grouped_conv_jax import _separable_network as parts
-from grouped_conv_jax._arguments import Sizes
+from grouped_conv_jax.layer import _separable_network as parts
+from grouped_conv_jax.layer._arguments import Sizes
 from grouped_conv_jax.nnx._grouped_conv import GroupedConv2D
 
 

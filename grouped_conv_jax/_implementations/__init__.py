@@ -1,1 +1,0 @@
-"""One file an implementation, each in the canonical order of ``_convolution``."""

@@ -1,0 +1,1 @@
+"""What the layers of Linen and NNX share: arguments, hyperparameters, and Flax's ``Conv``."""

@@ -1,0 +1,327 @@
+"""One layer's hyperparameters, validated, without a framework.
+
+The Linen module inherits ``_arguments.Arguments``; all modules hold a checked
+:class:`Hyperparameters` and leave the mathematics to it.
+"""
+
+import dataclasses
+import functools
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+
+from grouped_conv_jax import _checks, initializers
+from grouped_conv_jax.initializers import Initializer
+from grouped_conv_jax.layer._arguments import FIELDS, Arguments
+from grouped_conv_jax.operation import _call
+
+FACTORS = (
+    "weight_learn_rate_factor",
+    "bias_learn_rate_factor",
+    "weight_l2_factor",
+    "bias_l2_factor",
+)
+
+
+@dataclasses.dataclass(eq=False)
+class Hyperparameters(Arguments):
+    """The arguments of a layer, checked, in one form, and immutable.
+
+    Sizes become tuples, words lower case, ``padding`` a word, ``(t, b, l, r)`` for two spatial axes
+    or a pair for each axis.
+
+    Attributes:
+        axes: the number of spatial axes.
+        options: those arguments that the pure function takes.
+    """
+
+    axes: int = 2
+    options: _call.Options = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        options = _call.Options.parse(
+            self.axes,
+            stride=self.stride,
+            dilation_factor=self.dilation_factor,
+            padding=self.padding,
+            padding_value=self.padding_value,
+            data_format=self.data_format,
+            implementation=self.implementation,
+            precision=self.precision,
+        )
+        border = options.padding
+        is_tblr = self.axes == 2 and border.mode == "manual"
+        checked = {
+            "options": options,
+            "filter_size": _checks.per_axis("filter_size", self.filter_size, self.axes),
+            "num_filters_per_group": _checks.integer(
+                "num_filters_per_group", self.num_filters_per_group, 1
+            ),
+            "num_groups": _integer_or_word("num_groups", self.num_groups, "channel-wise"),
+            "stride": options.strides,
+            "dilation_factor": options.dilation,
+            "padding": border.size if is_tblr else border.sides,
+            "padding_value": border.value,
+            "num_channels_per_group": _integer_or_word(
+                "num_channels_per_group", self.num_channels_per_group, "auto"
+            ),
+            "weights_initializer": initializers.check(
+                "weights_initializer", self.weights_initializer, self.axes
+            ),
+            "bias_initializer": initializers.check("bias_initializer", self.bias_initializer),
+            "data_format": options.layout.data_format,
+            "precision": options.precision,
+            "implementation": options.implementation,
+        }
+        checked |= {name: _checks.nonnegative_number(name, getattr(self, name)) for name in FACTORS}
+        vars(self).update(checked)
+        self._check_the_rest()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "options" in vars(self):
+            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+        super().__setattr__(name, value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def _check_the_rest(self) -> None:
+        if not isinstance(self.use_bias, bool | np.bool_):
+            raise TypeError(f"use_bias must be True or False, got {self.use_bias!r}")
+        if self.initial_bias is not None and not self.use_bias:
+            raise ValueError("initial_bias must be None where use_bias is False, got an array")
+        if self.num_groups == "channel-wise" and self.num_channels_per_group not in ("auto", 1):
+            raise ValueError(
+                'num_channels_per_group must be "auto" or 1 where num_groups is "channel-wise", '
+                f"got {self.num_channels_per_group!r}"
+            )
+        _checks.floating_dtype("param_dtype", self.param_dtype)
+        if self.dtype is not None:
+            _checks.floating_dtype("dtype", self.dtype)
+        groups = None if isinstance(self.num_groups, str) else self.num_groups
+        channels = (
+            None if isinstance(self.num_channels_per_group, str) else (self.num_channels_per_group)
+        )
+        if self.num_groups == "channel-wise":
+            channels = 1
+        self._check_initials(channels, groups)
+
+    def _check_initials(self, channels: int | None, groups: int | None) -> None:
+        self._check_initial("initial_weights", self._weights_shape(channels, groups))
+        ones = (1,) * self.axes
+        self._check_initial("initial_bias", (*ones, self.num_filters_per_group, groups))
+
+    def with_fields(self, **fields: Any) -> "Hyperparameters":
+        """Returns a copy in which some fields, checked already, are others."""
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self) | fields)
+        vars(copy).pop("_hash", None)
+        return copy
+
+    def replaced(self, **fields: Any) -> "Hyperparameters":
+        """Returns a copy in which some fields are others, checked."""
+        held = {name: getattr(self, name) for name in ("weights_initializer", "bias_initializer")}
+        initialized = self.with_fields(weights_initializer="zeros", bias_initializer="zeros")
+        return dataclasses.replace(initialized, **fields).with_fields(**held)
+
+    def without_initial_values(self) -> "Hyperparameters":
+        """Returns a copy without what initializes learnables, but for words."""
+        initializers = {
+            name: value if isinstance(value := getattr(self, name), str) else None
+            for name in ("weights_initializer", "bias_initializer")
+        }
+        return self.with_fields(**initializers, initial_weights=None, initial_bias=None)
+
+    def resolve(self, num_channels: int, received: str) -> "Hyperparameters":
+        """Returns a copy with numbers for the groups and the channels per group.
+
+        Args:
+            num_channels: the number of input channels.
+            received: where that number is from, for the message of an error.
+
+        Raises:
+            ValueError: the input's channels do not fit the groups or the initial arrays.
+        """
+        groups = num_channels if self.num_groups == "channel-wise" else int(self.num_groups)
+        if num_channels == 0 or num_channels % groups:
+            raise ValueError(
+                f"num_groups={groups} must divide the number of input channels, got {received}"
+            )
+        channels = num_channels // groups
+        if self.num_channels_per_group not in ("auto", channels):
+            raise ValueError(
+                f"num_channels_per_group={self.num_channels_per_group} must be the number of input "
+                f"channels / num_groups = {channels}, got {received}"
+            )
+        resolved = self.with_fields(num_groups=groups, num_channels_per_group=channels)
+        resolved._check_initials(channels, groups)
+        return resolved
+
+    def resolve_for(self, x: ArrayLike) -> "Hyperparameters":
+        """As :meth:`resolve`, for an input."""
+        _checks.floating_array("x", x)
+        layout = self.options.layout
+        shape = x.shape  # type: ignore[union-attr]  # It is an array.
+        layout.check_rank(shape)
+        num_channels = layout.num_channels(shape)
+        return self.resolve(
+            num_channels,
+            f'{num_channels} channels in x of shape {shape} (data_format "{self.data_format}")',
+        )
+
+    def _weights_shape(self, channels: int | None, groups: int | None) -> tuple[int | None, ...]:
+        filter_size = cast(tuple[int, ...], self.filter_size)
+        return *filter_size, channels, self.num_filters_per_group, groups
+
+    @property
+    def weights_shape(self) -> tuple[int, ...]:
+        """``(*filter_size, C, F, G)``, of resolved hyperparameters."""
+        channels, groups = int(self.num_channels_per_group), int(self.num_groups)
+        return tuple(size for size in self._weights_shape(channels, groups) if size is not None)
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """``(*ones, F, G)``, of resolved hyperparameters."""
+        return *(1,) * self.axes, self.num_filters_per_group, int(self.num_groups)
+
+    def _check_initial(self, name: str, expected: tuple[int | None, ...]) -> None:
+        array = getattr(self, name)
+        if array is None:
+            return
+        dtype = getattr(array, "dtype", np.dtype(object))
+        if not jnp.issubdtype(dtype, jnp.floating) and not jnp.issubdtype(dtype, jnp.integer):
+            raise TypeError(
+                f"{name} must be an array of real numbers, got {type(array).__name__} of {dtype}"
+            )
+        fits = len(array.shape) == len(expected) and all(
+            wanted in (None, size) for wanted, size in zip(expected, array.shape, strict=True)
+        )
+        if not fits:
+            wanted = tuple("any" if size is None else size for size in expected)
+            raise ValueError(
+                f"{name} must have shape {wanted}, got {tuple(array.shape)}".replace("'", "")
+            )
+
+    @property
+    def initialize_weights(self) -> Initializer:
+        """``(key, shape, dtype)`` to the first weights."""
+        return _initializer(self.weights_initializer, self.initial_weights)
+
+    @property
+    def initialize_bias(self) -> Initializer:
+        """``(key, shape, dtype)`` to the first bias."""
+        return _initializer(self.bias_initializer, self.initial_bias)
+
+    def __call__(self, x: ArrayLike, weights: jax.Array, bias: jax.Array | None) -> jax.Array:
+        """Applies the layer, in ``dtype`` where one is set."""
+        if self.dtype is not None:
+            x, weights = jnp.asarray(x, self.dtype), weights.astype(self.dtype)
+            bias = None if bias is None else bias.astype(self.dtype)
+        return _call.apply(self.options, *_call.promote(x, weights, bias))
+
+    def check_learnable(self, name: str, array: Any) -> None:
+        """Raises where ``"weights"`` or ``"bias"`` from elsewhere is of another kind or shape."""
+        _checks.floating_array(name, array)
+        if not isinstance(array, jax.Array | np.ndarray):
+            # Quantized by a library that takes the axes for those of Flax's kernels.
+            raise TypeError(
+                f"{name} must be an array, got {type(array).__name__}; to quantize a grouped "
+                "convolution, use Flax's Conv with feature_group_count, under accelerate or with "
+                "conv_general_dilated=grouped_conv_jax.conv_general_dilated"
+            )
+        if name == "weights":
+            axes, shape = _call.weights_axes(self.axes), self.weights_shape
+        else:
+            axes, shape = _call.bias_axes(self.axes), self.bias_shape
+        _checks.shape_is(name, array, shape, axes)
+
+
+def checked(arguments: Arguments, axes: int) -> Hyperparameters:
+    """Checks the arguments that a module holds; what was checked before is remembered."""
+    values = tuple(getattr(arguments, name) for name in FIELDS)
+    try:
+        hash(values)
+    except TypeError:  # Lists and arrays.
+        return Hyperparameters(**dict(zip(FIELDS, values, strict=True)), axes=axes)
+    return _checked(axes, values, _types(values))
+
+
+@functools.lru_cache(maxsize=512)
+def _checked(axes: int, values: tuple[Any, ...], types: Any) -> Hyperparameters:
+    del types  # 1, 1.0 and True are equal, but not each is a size.
+    return Hyperparameters(**dict(zip(FIELDS, values, strict=True)), axes=axes)
+
+
+def _types(value: Any) -> Any:
+    return tuple(map(_types, value)) if type(value) is tuple else type(value)
+
+
+class ReadOnlyProperties:
+    """What the layers tell about themselves and nobody can set."""
+
+    hyperparameters: Hyperparameters
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of inputs: one."""
+        return 1
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return ("in",)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of outputs: one."""
+        return 1
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return ("out",)
+
+    @property
+    def factors_of_learnables(self) -> tuple[tuple[str, float, float], ...]:
+        """The name, the learning-rate factor and the L2 factor of each learnable."""
+        layer = self.hyperparameters
+        weights = ("weights", layer.weight_learn_rate_factor, layer.weight_l2_factor)
+        bias = ("bias", layer.bias_learn_rate_factor, layer.bias_l2_factor)
+        return (weights, bias) if layer.use_bias else (weights,)
+
+    @property
+    def padding_mode(self) -> str:
+        """``"manual"``, ``"same"`` or ``"causal"``."""
+        return self.hyperparameters.options.padding.mode
+
+    @property
+    def padding_size(self) -> tuple[int, ...]:
+        """Pixels (before, after) along each axis, (top, bottom, left, right) for two.
+
+        Zeros where the sizes follow from a word.
+        """
+        return self.hyperparameters.options.padding.size
+
+
+def _integer_or_word(name: str, value: Any, word: str) -> int | str:
+    if isinstance(value, str):
+        return _checks.word(name, value, (word,), "a positive integer")
+    return _checks.integer(name, value, 1)
+
+
+def _initializer(initializer: str | Initializer, initial: ArrayLike | None) -> Initializer:
+    if initial is None:
+        return initializers.resolve(initializer)
+
+    def start(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+        del key, shape  # The array's own shape was checked when the layer was built.
+        return jnp.array(initial, dtype)
+
+    return start
