@@ -75,6 +75,11 @@ class Options:
 
 def apply(options: Options, x: jax.Array, weights: jax.Array, bias: jax.Array | None) -> jax.Array:
     """:func:`grouped_conv` with its options checked and its arrays of one dtype."""
+    traced = any(isinstance(array, jax.core.Tracer) for array in (x, weights, bias))
+    return (_apply if traced else _apply_at_once)(options, x, weights, bias)
+
+
+def _apply(options: Options, x: jax.Array, weights: jax.Array, bias: jax.Array | None) -> jax.Array:
     layout, axes = options.layout, options.padding.axes
     _check_shapes(layout, axes, x, weights, bias)
     element_type = _not_narrower(options.element_type, x.dtype)
@@ -96,9 +101,7 @@ def apply(options: Options, x: jax.Array, weights: jax.Array, bias: jax.Array | 
         options.precision,
         element_type,
     )
-    # Not so in a program, which stays one of plain operations.
-    traced = any(isinstance(array, jax.core.Tracer) for array in (x, weights, bias))
-    kernel = (_to_kernel if traced else _to_kernel_at_once)(weights)
+    kernel = _to_kernel(weights)
     carried = image.shape[: -1 - axes]
     batch = (
         image if len(carried) == 1 else image.reshape(math.prod(carried), *image.shape[-1 - axes :])
@@ -107,8 +110,12 @@ def apply(options: Options, x: jax.Array, weights: jax.Array, bias: jax.Array | 
     if len(carried) != 1:
         y = y.reshape(*carried, *y.shape[1:])
     if bias is not None:
-        y = (_add_bias if traced else _add_bias_at_once)(y, bias)
+        y = _add_bias(y, bias)
     return layout.from_canonical(y)
+
+
+# Outside of a program, one compiled call instead of one for each operation.
+_apply_at_once = jax.jit(_apply, static_argnums=0, inline=True)
 
 
 def convolve(
@@ -255,10 +262,6 @@ def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     # In 16 bits the bias's cotangent, a sum over all pixels, would be accumulated in 16 bits.
     wide = jnp.float32 if y.dtype.itemsize == 2 else y.dtype
     return (y.astype(wide) + vector.astype(wide)).astype(y.dtype)
-
-
-# Eagerly, one call and not one for each operation.
-_to_kernel_at_once, _add_bias_at_once = jax.jit(_to_kernel), jax.jit(_add_bias)
 
 
 def _element_type(preferred: DTypeLike | None) -> np.dtype[Any] | None:

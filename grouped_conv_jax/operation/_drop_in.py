@@ -68,35 +68,61 @@ def conv_general_dilated(
         >>> layer.init_with_output(jax.random.key(0), x)[0].shape
         (1, 8, 8, 16)
     """
-    arguments = {
-        "window_strides": window_strides,
-        "padding": padding,
-        "lhs_dilation": lhs_dilation,
-        "rhs_dilation": rhs_dilation,
-        "dimension_numbers": dimension_numbers,
-        "feature_group_count": feature_group_count,
-        "batch_group_count": batch_group_count,
-        "precision": precision,
-        "preferred_element_type": preferred_element_type,
-    }
-    if feature_group_count != 1 and out_sharding is None and is_on_explicit_axes(lhs, rhs):
-        return _convolve_as_planned(lhs, rhs, arguments)
+    arguments = (
+        tuple(window_strides),
+        padding if isinstance(padding, str) else tuple(map(tuple, padding)),
+        None if lhs_dilation is None else tuple(lhs_dilation),
+        None if rhs_dilation is None else tuple(rhs_dilation),
+        dimension_numbers,
+        feature_group_count,
+        batch_group_count,
+        precision,
+        preferred_element_type,
+        out_sharding,
+    )
+    at_once = _are_concrete(lhs, rhs) and _is_hashable(arguments)
+    return (_convolve_at_once if at_once else _convolve)(lhs, rhs, *arguments)
+
+
+def _convolve(lhs: jax.Array, rhs: jax.Array, *arguments: Any) -> jax.Array:
+    *own, out_sharding = arguments
+    if own[_GROUPS] != 1 and out_sharding is None and is_on_explicit_axes(lhs, rhs):
+        return _convolve_as_planned(lhs, rhs, own)
     with _marks.scope(None):
-        return lax.conv_general_dilated(lhs, rhs, out_sharding=out_sharding, **arguments)
+        return lax.conv_general_dilated(lhs, rhs, *arguments)
+
+
+_GROUPS = 5
+# Outside of a program, one compiled call: lax's own Python takes longer than small convolutions.
+_convolve_at_once = jax.jit(_convolve, static_argnums=range(2, 12), inline=True)
+
+
+def _are_concrete(*arrays: Any) -> bool:
+    return all(
+        isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) for array in arrays
+    )
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 conv_general_dilated_with_pointwise = conv_general_dilated
 """An older name of :func:`conv_general_dilated`."""
 
 
-def _convolve_as_planned(lhs: jax.Array, rhs: jax.Array, arguments: dict[str, Any]) -> jax.Array:
+def _convolve_as_planned(lhs: jax.Array, rhs: jax.Array, arguments: list[Any]) -> jax.Array:
     """Over explicit axes of a mesh lax has no rule for groups; in canonical order, we have."""
     # The checks are lax's own, and so are their messages; but more may be sharded here than there.
     whole = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (lhs, rhs)]
     with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
-        equation = jax.make_jaxpr(lambda a, b: lax.conv_general_dilated(a, b, **arguments))(*whole)
+        equation = jax.make_jaxpr(lambda a, b: lax.conv_general_dilated(a, b, *arguments))(*whole)
     (found,) = equation.eqns
     matched = forward_pass(whole[0], whole[1], found.params)
     if isinstance(matched, str):
-        return lax.conv_general_dilated(lhs, rhs, **arguments)
+        return lax.conv_general_dilated(lhs, rhs, *arguments)
     return matched.result(convolve(*matched.operands(lhs, rhs), matched.convolution, None))

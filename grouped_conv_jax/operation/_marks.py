@@ -6,6 +6,7 @@ its caches by it. :mod:`grouped_conv_jax.operation._lowering` reads it.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -36,9 +37,18 @@ def of(metadata: Mapping[str, Any]) -> str | None:
     return metadata.get(KEY)
 
 
+def _decorated(function: Callable[..., Any], mark: str | None) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def accelerated(*arguments: Any, **keywords: Any) -> Any:
+        with scope(mark):
+            return function(*arguments, **keywords)
+
+    return accelerated
+
+
 @contextlib.contextmanager
-def _accelerating(enabled: bool) -> Iterator[None]:
-    with scope(None if enabled else LAX):
+def _accelerating(mark: str | None) -> Iterator[None]:
+    with scope(mark):
         yield
 
 
@@ -84,11 +94,12 @@ def accelerate(function: Callable[..., Any] | None = None, *, enabled: bool = Tr
     """
     if not isinstance(enabled, bool):
         raise TypeError(f"enabled must be True or False, got {enabled!r}")
+    mark = None if enabled else LAX
     if function is None:
-        return _accelerating(enabled)
+        return _accelerating(mark)
     if not callable(function) or isinstance(function, type):
         raise TypeError(
             "accelerate takes a function, or nothing but keywords as a context manager, "
             f"got {function!r}"
         )
-    return _accelerating(enabled)(function)
+    return _decorated(function, mark)
