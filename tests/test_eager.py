@@ -1,11 +1,12 @@
 """Calls outside of a program are one compiled call each."""
 
-import grouped_conv_jax as gcj
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+
+import grouped_conv_jax as gcj
 
 X, KERNEL = jnp.arange(36.0).reshape(1, 3, 3, 4), jnp.ones((2, 2, 1, 4))
 NHWC = ("NHWC", "HWIO", "NHWC")
