@@ -8,13 +8,6 @@ namespace {
 // Fewer multiplications take less time than to wake another thread.
 constexpr double kLeastToShare = 1 << 17;
 
-// The calling thread alone.
-class Alone : public Threads {
- public:
-  int64_t count() const override { return 1; }
-  void schedule(std::function<void()> work) override { work(); }
-};
-
 double multiplications(const Convolution& n) {
   double product = double(n.batch) * n.groups * n.channels * n.filters;
   for (int i = 0; i < 3; ++i) product *= double(n.outputs[i]) * n.size[i];

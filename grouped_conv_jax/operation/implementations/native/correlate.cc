@@ -18,6 +18,8 @@ constexpr int64_t kFilterBytes = 768 << 10, kFarBytes = 768 << 10, kSourceBytes 
 // Blocks of groups whose sources are copied together, lines that follow each other, if the second-
 // level cache holds so many times the rows that one row of outputs needs.
 constexpr int64_t kCopiedBlocks = 8, kRowsAtOnce = 4;
+// Filters that are packed in less time than it takes to wake another thread.
+constexpr int64_t kLeastToShare = 256 << 10;
 // Tasks for each thread, so that all end at about the same time.
 constexpr int64_t kTasksPerThread = 4;
 
@@ -74,7 +76,10 @@ void correlate(Threads& threads, const Kernels& kernels, Plan& plan, const Filte
     return packed + (block * vectors + tiles.first_vector(tile)) * vector_bytes;
   };
   std::atomic<bool> finite{true};
-  parallel_for(threads, group_blocks * tiles.count, [&](int64_t i) {
+  Alone alone;
+  const bool is_small = group_blocks * vectors * vector_bytes <= kLeastToShare;
+  Threads& packing = is_small ? static_cast<Threads&>(alone) : threads;
+  parallel_for(packing, group_blocks * tiles.count, [&](int64_t i) {
     const int64_t block = i / tiles.count, tile = i % tiles.count;
     const Share share{block, 1, 0, n.inputs, tiles.first_vector(tile), tiles.vectors(tile), 1};
     if (!kernels.pack(n, filters, share, packed_tile(block, tile))) finite = false;

@@ -142,43 +142,47 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
                 __is_same(A, R) && !order.needed && there == size};
   };
 
-  // One row of one part, whose sums begin at `place`.
-  const auto compute = [&](const Row& row, const Part& part, const Chunk& chunk, A*& place) {
+  // One row of some parts, whose sums begin at `place`: tile by tile, so that neighbouring lines of
+  // y are written together.
+  const auto compute = [&](const Row& row, const Part* parts, int64_t count, const Chunk& chunk,
+                           A*& place) {
     const int64_t columns = kTileColumns[tile_size.index_for(row.columns)];
     const int64_t index = row.rows == 2 ? kTileSizes : tile_size.index;
     const CorrelateTile<A> inner = tiles.correlate[share.vectors - 1][index];
     const bool inner_rows =
         !n.in_place || (contains(n.interior[0], row.at[0]) && contains(n.interior[1], row.at[1]) &&
                         contains(n.interior[1], row.at[1] + row.rows - 1));
-    const bool in_place = chunk.is_last && part.is_whole;
-    R* y = part.y + row.pixel * channels;
-    const A* source = part.source + row.source;
     TileRow<A> tile{chunk.runs,
                     chunk.count,
                     chunk.channels,
                     n.flat,
                     n.layout.column_size,
-                    part.filters + chunk.filter * size,
+                    nullptr,
                     n.layout.row_size,
-                    in_place ? step : size,
-                    in_place ? y_row : columns * size,
+                    0,
+                    0,
                     row.at,
                     0};
     for (int64_t at = 0; at < row.columns; at += columns, place += row.rows * columns * size) {
       const int64_t first = least(at, row.columns - columns);
-      const A* from = source + first * n.layout.column_size;
-      R* to = y + first * step;
       tile.first = row.at[2] + first;
       const bool is_inner =
           inner_rows && (!n.in_place || (tile.first >= n.interior[2].from &&
                                          tile.first + columns <= n.interior[2].to));
-      (is_inner ? inner : kBorderTiles<A>[index])(tile, from, chunk.is_first ? nullptr : place,
-                                                  chunk.is_last,
-                                                  in_place ? reinterpret_cast<A*>(to) : place);
-      for (int64_t t = 0; t < columns * row.rows && chunk.is_last && !in_place; ++t) {
-        R* pixel = to + t / columns * y_row + t % columns * step;
-        for (int64_t v = 0; v * L < part.there; ++v)
-          store_up_to<A>(pixel + v * L, order(place + t * size, v), part.there - v * L);
+      const CorrelateTile<A> function = is_inner ? inner : kBorderTiles<A>[index];
+      for (const Part* part = parts; part != parts + count; ++part) {
+        const bool in_place = chunk.is_last && part->is_whole;
+        R* to = part->y + row.pixel * channels + first * step;
+        tile.filters = part->filters + chunk.filter * size;
+        tile.step = in_place ? step : size, tile.y_row = in_place ? y_row : columns * size;
+        function(tile, part->source + row.source + first * n.layout.column_size,
+                 chunk.is_first ? nullptr : place, chunk.is_last,
+                 in_place ? reinterpret_cast<A*>(to) : place);
+        for (int64_t t = 0; t < columns * row.rows && chunk.is_last && !in_place; ++t) {
+          R* pixel = to + t / columns * y_row + t % columns * step;
+          for (int64_t v = 0; v * L < part->there; ++v)
+            store_up_to<A>(pixel + v * L, order(place + t * size, v), part->there - v * L);
+        }
       }
     }
   };
@@ -202,10 +206,8 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
             const int64_t at_once = is_single ? share.blocks : 1;
             for (int64_t first = 0; first < share.blocks; first += at_once)
               for_chunks(n, row.phase, [&](const Chunk& chunk) {
-                for (int64_t i = first; i < first + at_once; ++i) {
-                  A* place = sums;
-                  compute(row, parts[i], chunk, place);
-                }
+                A* place = sums;
+                compute(row, parts + first, at_once, chunk, place);
               });
           });
           return;
@@ -217,7 +219,7 @@ void correlate(const Correlation& n, const Block& block, const Share& share, con
               for_chunks(n, phase, [&](const Chunk& chunk) {
                 A* place = sums;
                 for_rows(n, block, at, rows, at_once, {phase, phase + 1},
-                         [&](const Row& row) { compute(row, part, chunk, place); });
+                         [&](const Row& row) { compute(row, &part, 1, chunk, place); });
               });
           }
       });

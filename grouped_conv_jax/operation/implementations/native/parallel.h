@@ -15,6 +15,13 @@ class Threads {
   virtual void schedule(std::function<void()> work) = 0;
 };
 
+// The calling thread alone.
+class Alone : public Threads {
+ public:
+  int64_t count() const override { return 1; }
+  void schedule(std::function<void()> work) override { work(); }
+};
+
 // Calls task(i) for every i < count. Each thread has a run of neighbouring tasks and then takes
 // what is left of the others' runs: threads that work on neighbouring rows at once share cache
 // lines. The calling thread works too, and waits only for tasks that have been started: it cannot

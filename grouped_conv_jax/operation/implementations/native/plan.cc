@@ -9,6 +9,8 @@ namespace {
 constexpr int64_t kLeastColumns = 48, kMostColumns = 128;
 // What is read in place is read in strips of so many columns, whose rows stay near.
 constexpr int64_t kStripColumns = 14;
+// Rows of sources of all blocks of groups that are read before the next rows are.
+constexpr int64_t kRowsBytes = 160 << 10;
 // Rows of a strip, whose sums may have to wait in the scratch.
 constexpr int64_t kMostRows = 64;
 
@@ -142,7 +144,11 @@ void Plan::lay_out_in_place(int64_t group_blocks, int64_t bytes, int64_t wanted)
         std::max(ceil_div(wanted, strips), ceil_div(axes[1].outputs(), kMostRows));
     height.block = ceil_div(axes[1].outputs(), std::min(axes[1].outputs(), parts));
   }
-  correlation.rows_at_once = height.block;
+  const int64_t columns = (width.block + width.halo) * width.phases * group_blocks;
+  const int64_t row_of_sources = columns * correlation.merged * correlation.inputs * height.phases *
+                                 views[0].phases * accumulator_bytes();
+  correlation.rows_at_once = std::clamp<int64_t>(
+      kRowsBytes / std::max<int64_t>(1, row_of_sources) - height.halo, 1, height.block);
   const int64_t row = width.source * channels;
   correlation.layout = {height.stride * row,
                         correlation.merged * correlation.inputs,

@@ -16,6 +16,9 @@ namespace {
 // Sources and cotangents that are summed over at once stay in the first-level cache, a task's
 // sums in the second.
 constexpr int64_t kNearBytes = 28 << 10, kSumBytes = 256 << 10;
+// Sources of a strip of rows that are read in place, block after block of groups, a few rows at a
+// time: neighbouring lines follow each other closely.
+constexpr int64_t kStripBytes = 256 << 10;
 // Blocks of groups that are copied together.
 constexpr int64_t kCopiedBlocks = 4;
 // Tasks to cut the work into, if it is worth it: a number of its own, for results must not depend
@@ -133,9 +136,10 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   // Tasks take several blocks of groups, or several tiles of one.
   const bool is_slim = n.merged * n.inputs <= lanes && tiles.count == 1;
   const int64_t overlapping = plan.overlapping_blocks();
-  const Split blocks(group_blocks - overlapping, !is_slim     ? 1
-                                                 : n.in_place ? plan.group_blocks_within(kNearBytes)
-                                                              : kCopiedBlocks);
+  const Split blocks(group_blocks - overlapping, !is_slim ? 1
+                                                 : n.in_place
+                                                     ? plan.group_blocks_within(kStripBytes)
+                                                     : kCopiedBlocks);
   const int64_t filter_taps = plan.axes[0].size * plan.axes[1].size * plan.axes[2].size;
   const int64_t numbers = filter_taps * n.inputs * n.groups * n.outputs;
   const Cut cut = cheapest_cut(plan, tiles, blocks.parts, kernels.vector_bytes, numbers * bytes);
@@ -144,7 +148,7 @@ void reduce(Threads& threads, const Kernels& kernels, Plan& plan, void* result) 
   const int64_t tasks = blocks.parts * sets.count() * channels.parts;
   const int64_t wanted = ceil_div(kTasks, std::max<int64_t>(1, plan.batch * tasks));
   if (n.in_place)
-    plan.lay_out_in_place(blocks.largest(), kNearBytes, wanted);
+    plan.lay_out_in_place(blocks.largest(), kStripBytes, wanted);
   else
     plan.lay_out(channels.largest(), blocks.largest(), blocks.largest() * width * lanes, kNearBytes,
                  wanted);

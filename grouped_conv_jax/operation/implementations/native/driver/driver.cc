@@ -12,6 +12,7 @@
 #include <deque>
 #include <limits>
 #include <mutex>
+#include <new>
 #include <random>
 #include <string>
 #include <thread>
@@ -69,6 +70,17 @@ class Pool : public Threads {
 
 int64_t volume(const int64_t (&size)[3]) { return size[0] * size[1] * size[2]; }
 
+// Allocates whole cache lines, as XLA does.
+template <class T>
+struct CacheLines {
+  using value_type = T;
+  T* allocate(size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64)));
+  }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+  bool operator==(const CacheLines&) const = default;
+};
+
 // Numbers of one type, in memory that ends where they end.
 struct Numbers {
   Numbers(Number number, int64_t count) : number(number), count(count) {
@@ -98,7 +110,7 @@ struct Numbers {
   }
   Number number;
   int64_t count, bytes;
-  std::vector<char> data;
+  std::vector<char, CacheLines<char>> data;
 };
 
 // Calls f(x, filters, y) with the flat index of each for every product of the convolution.
