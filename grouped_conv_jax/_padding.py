@@ -201,4 +201,4 @@ def _parse_value(value: Any) -> float | int | str:
         return _checks.word("padding_value", value, tuple(_NUMPY_MODES), "a number", _ELSEWHERE)
     if np.ndim(value) != 0:
         raise ValueError(f"padding_value must be a scalar or a word, got {value!r}")
-    return _checks.finite_number("padding_value", value)
+    return _checks.number("padding_value", value, _checks.FINITE)

@@ -60,12 +60,12 @@ class Hyperparameters(Arguments):
             "num_filters_per_group": _checks.integer(
                 "num_filters_per_group", self.num_filters_per_group, 1
             ),
-            "num_groups": _integer_or_word("num_groups", self.num_groups, "channel-wise"),
+            "num_groups": _checks.integer_or_word("num_groups", self.num_groups, "channel-wise"),
             "stride": options.strides,
             "dilation_factor": options.dilation,
             "padding": border.size if is_tblr else border.sides,
             "padding_value": border.value,
-            "num_channels_per_group": _integer_or_word(
+            "num_channels_per_group": _checks.integer_or_word(
                 "num_channels_per_group", self.num_channels_per_group, "auto"
             ),
             "weights_initializer": initializers.check(
@@ -76,7 +76,7 @@ class Hyperparameters(Arguments):
             "precision": options.precision,
             "implementation": options.implementation,
         }
-        checked |= {name: _checks.nonnegative_number(name, getattr(self, name)) for name in FACTORS}
+        checked |= {name: _factor(name, getattr(self, name)) for name in FACTORS}
         vars(self).update(checked)
         self._check_the_rest()
 
@@ -93,8 +93,7 @@ class Hyperparameters(Arguments):
         return super().__hash__()
 
     def _check_the_rest(self) -> None:
-        if not isinstance(self.use_bias, bool | np.bool_):
-            raise TypeError(f"use_bias must be True or False, got {self.use_bias!r}")
+        _checks.boolean("use_bias", self.use_bias)
         if self.initial_bias is not None and not self.use_bias:
             raise ValueError("initial_bias must be None where use_bias is False, got an array")
         if self.num_groups == "channel-wise" and self.num_channels_per_group not in ("auto", 1):
@@ -195,11 +194,7 @@ class Hyperparameters(Arguments):
         array = getattr(self, name)
         if array is None:
             return
-        dtype = getattr(array, "dtype", np.dtype(object))
-        if not jnp.issubdtype(dtype, jnp.floating) and not jnp.issubdtype(dtype, jnp.integer):
-            raise TypeError(
-                f"{name} must be an array of real numbers, got {type(array).__name__} of {dtype}"
-            )
+        _checks.check_real_dtype(name, array)
         fits = len(array.shape) == len(expected) and all(
             wanted in (None, size) for wanted, size in zip(expected, array.shape, strict=True)
         )
@@ -310,10 +305,8 @@ class ReadOnlyProperties:
         return self.hyperparameters.options.padding.size
 
 
-def _integer_or_word(name: str, value: Any, word: str) -> int | str:
-    if isinstance(value, str):
-        return _checks.word(name, value, (word,), "a positive integer")
-    return _checks.integer(name, value, 1)
+def _factor(name: str, value: Any) -> float:
+    return float(_checks.number(name, value, _checks.NONNEGATIVE))
 
 
 def _initializer(initializer: str | Initializer, initial: ArrayLike | None) -> Initializer:

@@ -11,6 +11,8 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from grouped_conv_jax import _checks
+
 KEY = "grouped_conv_jax"
 CHOOSE = "auto"
 """Marks what is computed by whatever is fastest; other marks are names of implementations."""
@@ -82,8 +84,7 @@ def accelerate(function: Callable[..., Any] | None = None, *, enabled: bool = Tr
         ...     return jnp.sum(model.apply(variables, x) ** 2)
         >>> gradients = jax.jit(jax.grad(loss))(variables, x)
     """
-    if not isinstance(enabled, bool):
-        raise TypeError(f"enabled must be True or False, got {enabled!r}")
+    enabled = _checks.boolean("enabled", enabled)
     if function is None:
         return _accelerating(enabled)
     if not callable(function) or isinstance(function, type):

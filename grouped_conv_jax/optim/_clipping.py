@@ -46,7 +46,7 @@ def clip_by_threshold(
         >>> updates["long"].tolist(), updates["short"].tolist()
         ([0.0, 1.0], [0.5, 0.25])
     """
-    threshold = _arguments.threshold("threshold", threshold)
+    threshold = _arguments.number("threshold", threshold, _checks.THRESHOLD)
     method = threshold_method("method", method)
     if isinstance(threshold, float) and threshold == math.inf:
         return optax.with_extra_args_support(optax.identity())

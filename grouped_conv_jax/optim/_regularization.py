@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from grouped_conv_jax import _checks
 from grouped_conv_jax.optim import _arguments
 from grouped_conv_jax.optim._arguments import Number
 from grouped_conv_jax.optim._factors import (
@@ -51,7 +52,7 @@ def add_l2_regularization(
         >>> updates["weights"].tolist()
         [11.0, 8.0]
     """
-    l2 = _arguments.nonnegative("l2", l2)
+    l2 = _arguments.number("l2", l2, _checks.NONNEGATIVE)
     return for_each_factor(
         factors, "l2", lambda factor: optax.identity() if _is_off(l2, factor) else _add(l2, factor)
     )
@@ -101,7 +102,7 @@ def l2_loss(params: optax.Params, l2: ArrayLike, factors: Factors | None = None)
         >>> float(l2_loss({"weights": jnp.array([3.0, 4.0])}, 0.1))
         1.25
     """
-    l2 = _arguments.nonnegative("l2", l2)
+    l2 = _arguments.number("l2", l2, _checks.NONNEGATIVE)
     learnables = by_path(params)
     factor_at = dict.fromkeys(learnables, 1.0)
     if factors is not None:

@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from grouped_conv_jax import _checks
 from grouped_conv_jax.optim import _arguments
+from grouped_conv_jax.optim._arguments import Number
 from grouped_conv_jax.optim._clipping import ThresholdMethod, clip_by_threshold, threshold_method
 from grouped_conv_jax.optim._factors import Factors, for_each_factor
 from grouped_conv_jax.optim._precision import at_least_float32
@@ -110,7 +112,7 @@ def sgdm(
         [-0.25, -1.0]
     """
     learning_rate = _arguments.learning_rate("learning_rate", learning_rate)
-    momentum = _arguments.momentum("momentum", momentum)
+    momentum = _arguments.number("momentum", momentum, _checks.FROM_0_TO_1)
     return at_least_float32(
         optax.chain(
             _prepare(l2_regularization, gradient_threshold, gradient_threshold_method, factors),
@@ -168,9 +170,9 @@ def adam(
         >>> updates["weights"].round(4).tolist()
         [-0.125, 0.125]
     """
-    b1 = _arguments.decay_factor("gradient_decay_factor", gradient_decay_factor)
-    b2 = _arguments.decay_factor("squared_gradient_decay_factor", squared_gradient_decay_factor)
-    epsilon = _arguments.positive("epsilon", epsilon)
+    b1 = _decay_factor("gradient_decay_factor", gradient_decay_factor)
+    b2 = _decay_factor("squared_gradient_decay_factor", squared_gradient_decay_factor)
+    epsilon = _arguments.number("epsilon", epsilon, _checks.POSITIVE)
     learning_rate = _arguments.learning_rate("learning_rate", learning_rate)
     return at_least_float32(
         optax.chain(
@@ -224,8 +226,8 @@ def rmsprop(
         >>> updates["weights"].round(4).tolist()
         [-0.25, 0.25]
     """
-    decay = _arguments.decay_factor("squared_gradient_decay_factor", squared_gradient_decay_factor)
-    epsilon = _arguments.positive("epsilon", epsilon)
+    decay = _decay_factor("squared_gradient_decay_factor", squared_gradient_decay_factor)
+    epsilon = _arguments.number("epsilon", epsilon, _checks.POSITIVE)
     learning_rate = _arguments.learning_rate("learning_rate", learning_rate)
     return at_least_float32(
         optax.chain(
@@ -243,17 +245,19 @@ def _prepare(
     gradient_threshold_method: ThresholdMethod,
     factors: Factors | None,
 ) -> optax.GradientTransformation:
-    """What comes before a solver's own rule."""
+    """Regularizes and clips the gradients, before a solver's own rule."""
+    l2 = _arguments.number("l2_regularization", l2_regularization, _checks.NONNEGATIVE)
+    threshold = _arguments.number("gradient_threshold", gradient_threshold, _checks.THRESHOLD)
+    method = threshold_method("gradient_threshold_method", gradient_threshold_method)
     return optax.chain(
         _drop_nonfinite_where_frozen(factors),
-        add_l2_regularization(
-            _arguments.nonnegative("l2_regularization", l2_regularization), factors
-        ),
-        clip_by_threshold(
-            _arguments.threshold("gradient_threshold", gradient_threshold),
-            threshold_method("gradient_threshold_method", gradient_threshold_method),
-        ),
+        add_l2_regularization(l2, factors),
+        clip_by_threshold(threshold, method),
     )
+
+
+def _decay_factor(name: str, value: ArrayLike) -> Number:
+    return _arguments.number(name, value, _checks.FROM_0_BELOW_1)
 
 
 def _drop_nonfinite_where_frozen(factors: Factors | None) -> optax.GradientTransformation:
