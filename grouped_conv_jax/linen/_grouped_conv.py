@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 from grouped_conv_jax.initializers import Initializer
 from grouped_conv_jax.layer import _flax_conv
 from grouped_conv_jax.layer._arguments import FIELDS, Arguments, check_names
-from grouped_conv_jax.layer._hyperparameters import Hyperparameters, ReadOnlyProperties, checked
+from grouped_conv_jax.layer._hyperparameters import Hyperparameters, checked
+from grouped_conv_jax.layer._properties import ReadOnlyProperties
 
 
 class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):

@@ -12,7 +12,8 @@ from grouped_conv_jax import _checks
 from grouped_conv_jax.initializers import Initializer
 from grouped_conv_jax.layer import _flax_conv
 from grouped_conv_jax.layer._arguments import FIELDS, Arguments, check_names
-from grouped_conv_jax.layer._hyperparameters import Hyperparameters, ReadOnlyProperties
+from grouped_conv_jax.layer._hyperparameters import Hyperparameters
+from grouped_conv_jax.layer._properties import ReadOnlyProperties
 
 # What construction alone needs, and what the shapes of the learnables follow from.
 _FIXED = (
