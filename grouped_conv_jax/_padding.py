@@ -35,7 +35,7 @@ _RULES = {
         "(t, b, l, r) or ((t, b), (l, r))"
     ),
     3: (
-        "'same', 'valid', a nonnegative integer p, three of them (one an axis, both sides) or "
+        "'same', 'valid', a nonnegative integer p, three of them (one per axis, both sides) or "
         "three pairs (before, after)"
     ),
 }
@@ -72,7 +72,7 @@ class Padding:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """The numbers (before, after) of all axes, flattened; zeros for a word."""
+        """The pixels (before, after) along each axis, flattened; zeros if ``sides`` is a word."""
         if isinstance(self.sides, str):
             return (0, 0) * self.axes
         return tuple(width for side in self.sides for width in side)
@@ -167,10 +167,10 @@ class Padding:
 
 
 def _same(size: int, filter_size: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Output ``ceil(size / stride)``; the odd pixel goes to the end."""
+    """The padding that gives ``ceil(size / stride)`` outputs; an odd pixel goes to the end."""
     extent = (filter_size - 1) * dilation + 1
     if not is_known(size):
-        # Lax knows the maximum of symbols, but takes its time.
+        # lax supports the maximum of symbolic sizes, which is slow.
         ((before, after),) = jax.lax.padtype_to_pads((size,), (extent,), (stride,), "SAME")
         return before, after
     total = max((-(-size // stride) - 1) * stride + extent - size, 0)
@@ -192,8 +192,8 @@ def _parse_sides(padding: Any, axes: int) -> Sides | Literal["same", "causal"]:
         sizes = tuple((size, size) for size in sizes)
     pairs = [_checks.items(size) or () for size in sizes]
     widths = [width for pair in pairs for width in pair]
-    is_one_pair_an_axis = len(pairs) == axes and all(len(pair) == 2 for pair in pairs)
-    if not is_one_pair_an_axis or any(_checks.items(width) is not None for width in widths):
+    is_one_pair_per_axis = len(pairs) == axes and all(len(pair) == 2 for pair in pairs)
+    if not is_one_pair_per_axis or any(_checks.items(width) is not None for width in widths):
         raise ValueError(f"{rule}, got {padding!r}")
     return tuple(
         (_checks.integer("padding", before, 0), _checks.integer("padding", after, 0))

@@ -152,7 +152,7 @@ def _leaves(model: Any) -> Iterator[tuple[Path, Any]]:
     else:
         raise TypeError(
             "model must be an NNX module or the variables of a Linen module, with params and "
-            f"perhaps batch_stats, got {type(model).__name__}"
+            f"optionally batch_stats, got {type(model).__name__}"
         )
     for path, array in flat:
         yield tuple(map(str, path)), array

@@ -75,8 +75,8 @@ def _hashable(value: Any) -> Any:
 
 # Our names for Flax's arguments.
 _FLAX_NAMES = {
-    "features": "num_filters_per_group, times num_groups,",
-    "out_features": "num_filters_per_group, times num_groups,",
+    "features": "num_filters_per_group (features / num_groups)",
+    "out_features": "num_filters_per_group (features / num_groups)",
     "in_features": "num_channels",
     "kernel_size": "filter_size",
     "strides": "stride",
@@ -92,5 +92,5 @@ def check_names(layer: str, given: Iterable[str], known: Collection[str]) -> Non
     for name in given:
         if name not in known:
             ours = _FLAX_NAMES.get(name)
-            hint = f"; {ours} is it here" if ours else _checks.nearest(name, known)
+            hint = f"; use {ours}" if ours else _checks.nearest(name, known)
             raise TypeError(f"{layer} has no argument {name!r}{hint}")

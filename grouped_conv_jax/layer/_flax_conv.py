@@ -32,7 +32,7 @@ def arguments_of(conv: Any, axes: int) -> dict[str, Any]:
     if len(filter_size) != axes:
         raise ValueError(
             f"conv must have {axes} spatial axes, got kernel_size={conv.kernel_size!r}; "
-            f"GroupedConv{len(filter_size)}D has as many"
+            f"use GroupedConv{len(filter_size)}D"
         )
     dilated = _checks.per_axis("input_dilation", _or_one(conv.input_dilation), axes)
     if dilated != (1,) * axes or conv.mask is not None:

@@ -128,7 +128,7 @@ class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):
     def _learnable(
         self, layer: Hyperparameters, name: str, initialize: Initializer, shape: tuple[int, ...]
     ) -> jax.Array:
-        # Flax would report a wrong shape by an error of its own.
+        # This precedes Flax's own check, whose error names neither the rule nor the axes.
         if self.has_variable("params", name):
             layer.check_learnable(name, nn.meta.unbox(self.get_variable("params", name)))
         elif self.has_variable("params", "kernel"):

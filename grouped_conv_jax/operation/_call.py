@@ -145,8 +145,8 @@ def _check_sharding(name: str, learnable: jax.Array) -> None:
     spec = jax.typeof(learnable).sharding.spec
     if any(spec[: learnable.ndim - 1]):
         raise ValueError(
-            f"{name} of shape {learnable.shape} must be sharded over its last axis, the groups, "
-            f"only, got {spec}; use jax.sharding.reshard"
+            f"{name} of shape {learnable.shape} must not be sharded except over its last axis, "
+            f"the groups, got {spec}; use jax.sharding.reshard"
         )
 
 

@@ -199,7 +199,7 @@ def _for_tpu(
     images = batch // devices if is_known(batch) else None
     basis = "estimated" if devices == 1 else "estimated; the batch per device is assumed"
     merged = lane_tiles.count(convolution, channels, filters, devices)
-    why_not = _lax_is_better_on_tpu(
+    why_not = _why_lax_is_better_on_tpu(
         role, convolution, channels, filters, setting.dtype, images, merged
     )
     if why_not:
@@ -208,7 +208,7 @@ def _for_tpu(
     return Choice("blocks", f"{merged} groups fill {lanes} lanes together ({basis})")
 
 
-def _lax_is_better_on_tpu(
+def _why_lax_is_better_on_tpu(
     role: Role,
     convolution: Convolution,
     channels: int,

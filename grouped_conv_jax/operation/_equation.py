@@ -22,10 +22,10 @@ def unsupported(lhs: Any, rhs: Any, parameters: Mapping[str, Any]) -> str | None
     if jnp.issubdtype(lhs.dtype, jnp.complexfloating):
         return "JAX splits a complex convolution into real ones, which are matched separately"
     if lhs.dtype != rhs.dtype or lhs.dtype not in _DTYPES:
-        return f"its operands are {lhs.dtype} and {rhs.dtype}, not floating-point numbers of a kind"
+        return f"its operands are {lhs.dtype} and {rhs.dtype}, not of one floating-point dtype"
     if 0 in (*lhs.shape, *rhs.shape):
         return "one of its operands is empty"
-    # In an exported program sizes may be symbolic. Only the number of images may be.
+    # Exported programs may have symbolic sizes, of which only the number of images is supported.
     batch = numbers.lhs_spec[0], numbers.rhs_spec[0]
     if parameters["batch_group_count"] > 1:
         batch = numbers.lhs_spec[1], numbers.rhs_spec[1]

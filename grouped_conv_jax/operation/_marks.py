@@ -89,7 +89,7 @@ def accelerate(function: Callable[..., Any] | None = None, *, enabled: bool = Tr
         return _accelerating(enabled)
     if not callable(function) or isinstance(function, type):
         raise TypeError(
-            "accelerate takes a function, or nothing but keywords as a context manager, "
+            "accelerate takes a function, or keywords only to make a context manager, "
             f"got {function!r}"
         )
     return _accelerating(enabled)(function)

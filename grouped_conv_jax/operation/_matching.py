@@ -86,13 +86,13 @@ def match(lhs: Any, rhs: Any, parameters: Mapping[str, Any]) -> Match | str:
 
 
 def forward_pass(lhs: Any, rhs: Any, parameters: Mapping[str, Any]) -> Match | str:
-    """As :func:`match`, for equations that have the form of a forward pass only."""
+    """As :func:`match`, but only for equations in the form of a forward pass."""
     why_not = unsupported(lhs, rhs, parameters)
     if why_not:
         return why_not
     equation = Equation.parse(lhs, rhs, parameters)
     if equation.batch_groups > 1 or max(equation.holes) > 1:
-        return "it is no forward pass"
+        return "it is not a forward pass"
     return _forward(equation)
 
 
