@@ -178,7 +178,11 @@ def floating_dtype(name: str, dtype: Any) -> np.dtype[Any]:
 def check_real_dtype(name: str, array: Any) -> None:
     """Raises ``TypeError`` unless ``array`` holds floats or integers; booleans are neither."""
     dtype = getattr(array, "dtype", np.dtype(object))
-    if not jnp.issubdtype(dtype, jnp.floating) and not jnp.issubdtype(dtype, jnp.integer):
+    try:
+        is_real = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    except TypeError:  # A dtype of another library.
+        is_real = False
+    if not is_real:
         raise TypeError(
             f"{name} must be an array of real numbers, got {type(array).__name__} of {dtype}"
         )

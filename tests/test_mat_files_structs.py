@@ -146,8 +146,8 @@ def test_trailing_ones_are_dropped_as_matlab_does(path):
         (
             {"bias": BIAS[..., :2]},
             ValueError,
-            "bias must have shape (1, 1, filters_per_group, groups) = (1, 1, 4, 5), as weights of "
-            "shape (3, 2, 2, 4, 5) have them, got (1, 1, 4, 2)",
+            "bias must have shape (1, 1, filters_per_group, groups) = (1, 1, 4, 5) for weights of "
+            "shape (3, 2, 2, 4, 5), got (1, 1, 4, 2)",
         ),
         (
             {"weights_name": "1x"},

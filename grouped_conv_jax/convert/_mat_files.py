@@ -102,7 +102,7 @@ def has_size(size: tuple[int, ...], expected: tuple[int, ...]) -> bool:
 
 
 def check_size(name: str, size: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raises ``ValueError`` unless :func:`has_size`."""
+    """Raises ``ValueError`` unless the size satisfies :func:`has_size`."""
     if not has_size(size, expected):
         raise ValueError(f"{name} must have size {expected}, trailing ones optional, got {size}")
 
