@@ -1,6 +1,7 @@
 """The layer under its MATLAB names: what it refuses, named as in MATLAB."""
 
 import re
+import types
 
 import numpy as np
 import pytest
@@ -73,6 +74,10 @@ BAD_KINDS = [
     ({"Name": 5}, "Name must be a string, got 5"),
     ({"WeightsInitializer": 1}, "WeightsInitializer must be one of 'glorot', ... got 1"),
     ({"Weights": [[1.0]]}, "Weights must be an array of real numbers, got list of object"),
+    (
+        {"Weights": types.SimpleNamespace(dtype="torch.float32")},
+        "Weights must be an array of real numbers, got SimpleNamespace of torch.float32",
+    ),
     (
         {"Bias": np.ones((1, 1, 4, 2), bool)},
         "Bias must be an array of real ... got ndarray of bool",
