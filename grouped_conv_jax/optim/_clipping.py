@@ -24,10 +24,10 @@ def clip_by_threshold(
 
     Args:
         threshold: a positive number; infinity disables clipping.
-        method: ``"l2norm"`` scales each gradient whose L2 norm exceeds the threshold to that norm.
-            ``"global-l2norm"`` scales all gradients by the same number if their joint L2 norm
-            exceeds the threshold. ``"absolute-value"`` clips the magnitude of each element and
-            keeps its sign, or its phase if it is complex.
+        method: ``"l2norm"`` scales each gradient whose L2 norm exceeds the threshold, so that the
+            norm equals the threshold. ``"global-l2norm"`` does so with the joint L2 norm of all
+            gradients. ``"absolute-value"`` clips the magnitude of each element and keeps its sign,
+            or its phase if it is complex.
 
     Returns:
         A transformation. Gradients that do not exceed the threshold, or whose norm is NaN, pass
