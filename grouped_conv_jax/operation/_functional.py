@@ -31,7 +31,7 @@ def grouped_conv(
     the number of spatial dimensions, which follows from ``weights``.
 
     Args:
-        x: input, ``(B, *spatial, C*G)`` or as ``data_format`` says.
+        x: input ``(B, *spatial, C*G)``, with axes ordered by ``data_format``.
         weights: ``(*filter size, C, F, G)``.
         bias: ``(*(1,) * n, F, G)``, or ``None``.
         stride: step between outputs, in pixels: a positive integer, or ``n`` of them.
@@ -107,7 +107,7 @@ def grouped_conv2d(
     group, ``G`` groups.
 
     Args:
-        x: input, ``(B, H, W, C*G)`` or as ``data_format`` says.
+        x: input ``(B, H, W, C*G)``, with axes ordered by ``data_format``.
         weights: ``(filter height, filter width, C, F, G)``.
         bias: ``(1, 1, F, G)``, or ``None``.
         stride: step between outputs, in pixels: a positive integer, or (vertical, horizontal).
