@@ -42,6 +42,7 @@ def save_mat(
     Example:
         >>> import pathlib, tempfile
         >>> import numpy as np
+        >>> from grouped_conv_jax.convert import load_mat, save_mat
         >>> weights, bias = np.ones((3, 3, 2, 4, 1)), np.zeros((1, 1, 4, 1))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "layer.mat")
