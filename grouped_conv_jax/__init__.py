@@ -1,13 +1,13 @@
 """Grouped convolution for JAX and Flax.
 
 The pure functions are :func:`grouped_conv2d` and, for one to three spatial dimensions,
-:func:`grouped_conv`; :func:`conv_general_dilated` takes the place of ``jax.lax``'s in a Flax model
-that exists, and :func:`explain` tells what runs. ``linen`` and ``nnx`` hold the Flax modules,
-``optim`` the solvers that honour learning-rate and L2 factors, ``matlab`` the front door for those
-who come from there, ``convert`` what brings weights in and out.
+:func:`grouped_conv`. :func:`accelerate` and :func:`conv_general_dilated` speed up existing models,
+and :func:`explain` lists what runs. ``linen`` and ``nnx`` hold the Flax modules, ``optim`` the
+solvers that apply learning-rate and L2 factors, ``matlab`` an interface with MATLAB's names, and
+``convert`` the conversion of weights between frameworks.
 
-Names are imported at their first use: the function alone starts without Flax and optax, and the
-command can start again with other settings of the allocator before JAX is imported.
+Names are imported on first use. The functions thus work without importing Flax and optax, and the
+command can restart itself with other allocator settings before it imports JAX.
 """
 
 import importlib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from grouped_conv_jax.operation._marks import accelerate
     from grouped_conv_jax.operation.implementations.native_library import register_native_targets
 else:
-    _HOMES = {
+    _MODULES = {
         "accelerate": "_marks",
         "conv_general_dilated": "_drop_in",
         "conv_general_dilated_with_pointwise": "_drop_in",
@@ -34,15 +34,15 @@ else:
         "register_native_targets": "implementations.native_library",
     }
 
-    # Hidden from type checkers, who would take any name for an attribute.
+    # Hidden from type checkers, which would otherwise accept any attribute name.
     def __getattr__(name):
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        if name not in _HOMES:
+        if name not in _MODULES:
             return importlib.import_module(f"{__name__}.{name}")
-        # This installs the lowering rule, which reads the marks of all these functions.
+        # Importing this module installs the lowering rule that reads the functions' marks.
         importlib.import_module(f"{__name__}.operation._call")
-        value = getattr(importlib.import_module(f"{__name__}.operation.{_HOMES[name]}"), name)
+        value = getattr(importlib.import_module(f"{__name__}.operation.{_MODULES[name]}"), name)
         globals()[name] = value
         return value
 

@@ -1,4 +1,4 @@
-"""Data formats: from any order of axes to ``(..., *spatial, C)`` and back."""
+"""Data formats: conversion between any order of axes and ``(..., *spatial, C)``."""
 
 import dataclasses
 from typing import Any
@@ -11,22 +11,26 @@ _TIMES = {1: "once", 2: "twice", 3: "three times"}
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where each axis of a batch of images stands.
+    """The order of the axes of a batch of images.
 
     Attributes:
-        data_format: one letter an axis: ``S`` (a spatial axis; depth, height, width), ``C``, ``B``,
-            ``T``, ``U``.
+        data_format: one letter per axis: ``S`` (a spatial axis, in the order depth, height,
+            width), ``C``, ``B``, ``T``, ``U``.
     """
 
     data_format: str
 
     @classmethod
     def parse(cls, data_format: Any, axes: int) -> "Layout":
-        """Returns the layout that ``data_format`` describes; raises where it describes none.
+        """Parses the argument ``data_format``.
 
         Args:
             data_format: the letters, in any case, or an alias.
             axes: the number of spatial axes.
+
+        Raises:
+            TypeError: ``data_format`` is not a string.
+            ValueError: ``data_format`` is not a data format with ``axes`` spatial axes.
         """
         rule = (
             f"data_format must hold 'S' {_TIMES[axes]}, 'C' once and each of 'B', 'T' and 'U' at "
@@ -38,7 +42,7 @@ class Layout:
         letters = _ALIASES.get(data_format.upper(), data_format.upper())
         counts = {letter: letters.count(letter) for letter in set(letters)}
         required = counts.pop("S", 0) == axes and counts.pop("C", 0) == 1
-        # Some letters outside ASCII become an S in upper case, or two.
+        # In upper case, some non-ASCII letters become one or two S.
         if (
             not data_format.isascii()
             or not required
@@ -63,14 +67,14 @@ class Layout:
             )
 
     def _axes(self, ndim: int) -> tuple[int, ...]:
-        """The axes of an array with ``ndim`` axes in canonical order: carried, spatial, C."""
+        """The axes of an array in canonical order: batch-like axes, spatial axes, channels."""
         leading = ndim - len(self.data_format) + 1 if self.data_format.startswith("B") else 0
         rest = self.data_format[1:] if self.data_format.startswith("B") else self.data_format
-        where = list(range(leading))
-        where += [leading + i for i, letter in enumerate(rest) if letter in "BTU"]
-        where += [leading + i for i, letter in enumerate(rest) if letter == "S"]
-        where.append(leading + rest.index("C"))
-        return tuple(where)
+        order = list(range(leading))
+        order += [leading + i for i, letter in enumerate(rest) if letter in "BTU"]
+        order += [leading + i for i, letter in enumerate(rest) if letter == "S"]
+        order.append(leading + rest.index("C"))
+        return tuple(order)
 
     def num_channels(self, shape: tuple[int, ...]) -> int:
         """The number of channels of an array of this shape."""
@@ -92,10 +96,10 @@ class Layout:
 
 
 def default_format(axes: int) -> str:
-    """The letters of ``(B, *spatial, C)``."""
+    """The data format of ``(B, *spatial, C)``."""
     return f"B{'S' * axes}C"
 
 
 def _transpose(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    # Eagerly, even a transposition that moves nothing takes time.
+    # An eager transpose costs time even if it moves nothing.
     return x if axes == tuple(range(x.ndim)) else jax.lax.transpose(x, axes)

@@ -1,4 +1,4 @@
-"""Padding: how many pixels are added on each side of an image, and what they hold."""
+"""Padding: the number of pixels added on each side of an image, and their values."""
 
 import dataclasses
 from typing import Any, Literal, TypeAlias
@@ -13,20 +13,20 @@ from grouped_conv_jax.operation._description import is_known
 Sides: TypeAlias = tuple[tuple[int, int], ...]
 """Pixels added (before, after) the image along each spatial axis."""
 
-# Our words, and NumPy's mode for each.
+# NumPy's mode for each of our words.
 _NUMPY_MODES = {
     "symmetric-include-edge": "symmetric",
     "symmetric-exclude-edge": "reflect",
     "replicate": "edge",
     "circular": "wrap",
 }
-# What NumPy and PyTorch call them, and what it is here.
+# Words of NumPy and PyTorch, and their equivalents here.
 _ELSEWHERE = {mode: repr(word) for word, mode in _NUMPY_MODES.items()} | {
     "border": "'replicate'",
     "constant": "a number",
     "zeros": "0",
 }
-# What each spatial axis is called, by their number.
+# Names of the spatial axes, by the number of axes.
 AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 _RULES = {
     1: "'same', 'valid', 'causal', a nonnegative integer p or ((before, after),)",
@@ -35,7 +35,7 @@ _RULES = {
         "(t, b, l, r) or ((t, b), (l, r))"
     ),
     3: (
-        "'same', 'valid', a nonnegative integer p, three of them (one an axis, both sides) or "
+        "'same', 'valid', a nonnegative integer p, three of them (one per axis, both sides) or "
         "three pairs (before, after)"
     ),
 }
@@ -43,11 +43,11 @@ _RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Padding:
-    """What to add around an image, static and hashable.
+    """The pixels to add around an image; static and hashable.
 
     Attributes:
-        sides: how much, or the word for what depends on the image and the filter.
-        value: a number, or one of the words for how the image goes on.
+        sides: the number of pixels, or a word if it depends on the image and the filter.
+        value: a number, or a word for how the image continues.
         axes: the number of spatial axes.
     """
 
@@ -57,7 +57,12 @@ class Padding:
 
     @classmethod
     def parse(cls, padding: Any, padding_value: Any, axes: int) -> "Padding":
-        """Returns the padding that the two arguments describe; raises where they do not."""
+        """Parses the arguments ``padding`` and ``padding_value``.
+
+        Raises:
+            TypeError: an argument is of the wrong kind.
+            ValueError: an argument has a wrong value.
+        """
         return cls(_parse_sides(padding, axes), _parse_value(padding_value), axes)
 
     @property
@@ -67,7 +72,7 @@ class Padding:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """(before, after) of each axis, one after the other; zeros for a word."""
+        """The pixels (before, after) along each axis, flattened; zeros if ``sides`` is a word."""
         if isinstance(self.sides, str):
             return (0, 0) * self.axes
         return tuple(width for side in self.sides for width in side)
@@ -87,18 +92,18 @@ class Padding:
         return self.sides
 
     def apply(self, x: jax.Array, sides: Sides) -> tuple[jax.Array, Sides]:
-        """Adds what a convolution's own zero padding cannot.
+        """Pads ``x`` unless the convolution's own zero padding suffices.
 
         Args:
             x: ``(..., *spatial, C)``.
-            sides: what :meth:`resolve` returned.
+            sides: the result of :meth:`resolve`.
 
         Returns:
-            The padded input, and the zero padding that is left to the convolution.
+            The padded input, and the zero padding that the convolution still has to add.
 
         Raises:
-            ValueError: a mirror or a wrap is longer than the image, or a number is too large for
-                the dtype.
+            ValueError: a mirrored or wrapped border is longer than the image, or the padding value
+                overflows the dtype.
         """
         first = x.ndim - 1 - self.axes
         nothing = ((0, 0),) * self.axes
@@ -118,7 +123,7 @@ class Padding:
         return jax.lax.pad(x, fill, edges), nothing
 
     def _continue(self, x: jax.Array, sides: Sides, first: int) -> jax.Array:
-        """Adds pixels of the image, as ``np.pad`` does."""
+        """Continues the image on each side, as ``np.pad`` does."""
         widths = [width for side in sides for width in side]
         if not all(map(is_known, (*x.shape[first:-1], *widths))):
             return self._gather(x, sides, first)
@@ -126,7 +131,7 @@ class Padding:
         if self.value != "replicate":
             mode = _NUMPY_MODES[str(self.value)]
             return jnp.pad(x, [(0, 0)] * first + [*sides, (0, 0)], mode=mode)
-        # In operations that every converter of programs knows.
+        # Slices and concatenations, which every model converter supports.
         for axis, (before, after) in enumerate(sides, first):
             start = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
             end = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
@@ -134,8 +139,8 @@ class Padding:
         return x
 
     def _gather(self, x: jax.Array, sides: Sides, first: int) -> jax.Array:
-        """The same for sizes that an exported program does not know."""
-        # The axis about which indices are mirrored lies on a pixel, or between two.
+        """Does the same for symbolic sizes."""
+        # Indices are mirrored about a pixel or about the edge between two.
         on_edge = int(self.value == "symmetric-include-edge")
         for axis, (before, after) in enumerate(sides, first):
             size = x.shape[axis]
@@ -162,10 +167,10 @@ class Padding:
 
 
 def _same(size: int, filter_size: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Output ``ceil(size / stride)``; the odd pixel goes to the end."""
+    """The padding that gives ``ceil(size / stride)`` outputs; an odd pixel goes to the end."""
     extent = (filter_size - 1) * dilation + 1
     if not is_known(size):
-        # Lax knows the maximum of symbols, but takes its time.
+        # lax supports the maximum of symbolic sizes, which is slow.
         ((before, after),) = jax.lax.padtype_to_pads((size,), (extent,), (stride,), "SAME")
         return before, after
     total = max((-(-size // stride) - 1) * stride + extent - size, 0)
@@ -187,8 +192,8 @@ def _parse_sides(padding: Any, axes: int) -> Sides | Literal["same", "causal"]:
         sizes = tuple((size, size) for size in sizes)
     pairs = [_checks.items(size) or () for size in sizes]
     widths = [width for pair in pairs for width in pair]
-    is_one_pair_an_axis = len(pairs) == axes and all(len(pair) == 2 for pair in pairs)
-    if not is_one_pair_an_axis or any(_checks.items(width) is not None for width in widths):
+    is_one_pair_per_axis = len(pairs) == axes and all(len(pair) == 2 for pair in pairs)
+    if not is_one_pair_per_axis or any(_checks.items(width) is not None for width in widths):
         raise ValueError(f"{rule}, got {padding!r}")
     return tuple(
         (_checks.integer("padding", before, 0), _checks.integer("padding", after, 0))
@@ -201,4 +206,4 @@ def _parse_value(value: Any) -> float | int | str:
         return _checks.word("padding_value", value, tuple(_NUMPY_MODES), "a number", _ELSEWHERE)
     if np.ndim(value) != 0:
         raise ValueError(f"padding_value must be a scalar or a word, got {value!r}")
-    return _checks.finite_number("padding_value", value)
+    return _checks.number("padding_value", value, _checks.FINITE)

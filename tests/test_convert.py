@@ -195,12 +195,12 @@ BAD = [
     ),
     (
         lambda: convert.to_keras_depthwise(np.zeros((3, 3, 2, 1, 4))),
-        r"weights must have one channel a group to be depthwise, got 2 in weights of shape "
+        r"weights must have one channel per group to be depthwise, got 2 in weights of shape "
         r"\(3, 3, 2, 1, 4\)",
     ),
     (
         lambda: convert.from_matlab(np.zeros((3, 3, 2, 4)), 3, 2, 5, 1),
-        r"array must have size \(3, 3, 2, 5, 1\), trailing ones perhaps dropped, got "
+        r"array must have size \(3, 3, 2, 5, 1\), trailing ones optional, got "
         r"\(3, 3, 2, 4\)",
     ),
     (

@@ -104,9 +104,12 @@ def test_a_tpu_merges_narrow_groups_by_estimates(batch, shape):
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [
-        ((128, 56, 4, 4, 32), "more than 64 images a device fill the lanes"),
+        ((128, 56, 4, 4, 32), "more than 64 images per device fill the lanes"),
         ((8, 56, 1, 1, 144), "a sum of single products"),
-        ((8, 13, 192, 128, 2), "groups of 192 channels or filters fit into no lane tile together"),
+        (
+            (8, 13, 192, 128, 2),
+            "groups of 192 channels or filters are too wide to share a lane tile",
+        ),
         ((8, 7, 32, 32, 32), "fewer than 128 pixels"),
         ((8, 14, 24, 24, 14), "14 groups divide into blocks of 48 lanes"),
     ],

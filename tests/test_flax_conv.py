@@ -112,7 +112,7 @@ def test_what_no_grouped_convolution_has_is_refused(arguments, message):
     [
         ({"data_format": "NCHW"}, "data_format must be 'BSSC' for a Conv of Flax, got 'BCSS'"),
         ({"padding": 1, "padding_value": 2}, "padding_value=2 must be a padding of Flax's Conv"),
-        ({"padding": 2, "padding_value": "circular"}, "goes on by half of the filter size"),
+        ({"padding": 2, "padding_value": "circular"}, "continued by half of the filter size"),
         ({"padding": 1, "padding_value": "replicate"}, "padding_value='replicate' must be"),
     ],
 )

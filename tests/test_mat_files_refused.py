@@ -159,12 +159,12 @@ def test_a_missing_name_is_named_with_those_there_are(version, path):
     [
         (
             {"Weights": WEIGHTS.T, "Bias": BIAS},
-            r"'Weights' in path='.*' must have size \(3, 2, 2, 4, 5\), trailing ones perhaps "
-            r"dropped, got \(5, 4, 2, 2, 3\)",
+            r"'Weights' in path='.*' must have size \(3, 2, 2, 4, 5\), trailing ones "
+            r"optional, got \(5, 4, 2, 2, 3\)",
         ),
         (
             {"Weights": WEIGHTS, "Bias": BIAS.reshape(4, 5)},
-            r"'Bias' in path='.*' must have size \(1, 1, 4, 5\), trailing ones perhaps dropped, "
+            r"'Bias' in path='.*' must have size \(1, 1, 4, 5\), trailing ones optional, "
             r"got \(4, 5\)",
         ),
     ],

@@ -146,12 +146,16 @@ def test_trailing_ones_are_dropped_as_matlab_does(path):
         (
             {"bias": BIAS[..., :2]},
             ValueError,
-            "bias must have shape (1, 1, filters_per_group, groups) = (1, 1, 4, 5), as weights of "
-            "shape (3, 2, 2, 4, 5) have them, got (1, 1, 4, 2)",
+            "bias must have shape (1, 1, filters_per_group, groups) = (1, 1, 4, 5) for weights of "
+            "shape (3, 2, 2, 4, 5), got (1, 1, 4, 2)",
         ),
-        ({"weights_name": "1x"}, ValueError, "weights_name must be a name in MATLAB, got '1x'"),
-        ({"bias_name": "a..b"}, ValueError, "bias_name must be a name in MATLAB, got 'a..b'"),
-        ({"bias_name": "B" * 64}, ValueError, "bias_name must be a name in MATLAB"),
+        (
+            {"weights_name": "1x"},
+            ValueError,
+            "weights_name must be a valid name in MATLAB, got '1x'",
+        ),
+        ({"bias_name": "a..b"}, ValueError, "bias_name must be a valid name in MATLAB, got 'a..b'"),
+        ({"bias_name": "B" * 64}, ValueError, "bias_name must be a valid name in MATLAB"),
         ({"bias_name": "Weights"}, ValueError, "weights_name and bias_name must differ"),
         ({"bias_name": "Weights.x"}, ValueError, "bias_name must not lead into an array"),
         (

@@ -1,6 +1,7 @@
 """The layer under its MATLAB names: what it refuses, named as in MATLAB."""
 
 import re
+import types
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ BAD_VALUES = [
         {"PaddingValue": "mirror"},
         "PaddingValue must be one of 'symmetric-... got 'mirror'",
     ),
-    ({"PaddingValue": float("nan")}, "PaddingValue must be finite, got nan"),
+    ({"PaddingValue": float("nan")}, "PaddingValue must be a finite number, got nan"),
     ({"NumChannelsPerGroup": "all"}, "NumChannelsPerGroup must be one of 'auto' or ... got 'all'"),
     (
         {"numGroups": "channel-wise", "NumChannelsPerGroup": 2},
@@ -52,10 +53,16 @@ BAD_VALUES = [
         "Weights must have shape (3, 3, any, 4, 2), got (3, 3, 5, 3, 2)",
     ),
     ({"Bias": random(4, 2)}, "Bias must have shape (1, 1, 4, 2), got (4, 2, 1, 1)"),
-    ({"WeightLearnRateFactor": -1}, "WeightLearnRateFactor must be nonnegative, got -1"),
-    ({"BiasLearnRateFactor": float("inf")}, "BiasLearnRateFactor must be finite, got inf"),
-    ({"WeightL2Factor": -0.5}, "WeightL2Factor must be nonnegative, got -0.5"),
-    ({"BiasL2Factor": float("nan")}, "BiasL2Factor must be finite, got nan"),
+    (
+        {"WeightLearnRateFactor": -1},
+        "WeightLearnRateFactor must be a nonnegative finite number, got -1",
+    ),
+    (
+        {"BiasLearnRateFactor": float("inf")},
+        "BiasLearnRateFactor must be a nonnegative finite number, got inf",
+    ),
+    ({"WeightL2Factor": -0.5}, "WeightL2Factor must be a nonnegative finite number, got -0.5"),
+    ({"BiasL2Factor": float("nan")}, "BiasL2Factor must be a nonnegative finite number, got nan"),
 ]
 BAD_KINDS = [
     ({"filterSize": 3.5}, "FilterSize must be a positive integer, got 3.5"),
@@ -63,15 +70,19 @@ BAD_KINDS = [
     ({"numGroups": 2.5}, "NumGroups must be a positive integer, got 2.5"),
     ({"Stride": "2"}, "Stride must be a positive integer, got '2'"),
     ({"Padding": 1.5}, "Padding must be an integer >= 0, got 1.5"),
-    ({"PaddingValue": None}, "PaddingValue must be a real number, got None"),
+    ({"PaddingValue": None}, "PaddingValue must be a finite number, got None"),
     ({"Name": 5}, "Name must be a string, got 5"),
     ({"WeightsInitializer": 1}, "WeightsInitializer must be one of 'glorot', ... got 1"),
     ({"Weights": [[1.0]]}, "Weights must be an array of real numbers, got list of object"),
     (
+        {"Weights": types.SimpleNamespace(dtype="torch.float32")},
+        "Weights must be an array of real numbers, got SimpleNamespace of torch.float32",
+    ),
+    (
         {"Bias": np.ones((1, 1, 4, 2), bool)},
         "Bias must be an array of real ... got ndarray of bool",
     ),
-    ({"BiasL2Factor": "0"}, "BiasL2Factor must be a real number, got '0'"),
+    ({"BiasL2Factor": "0"}, "BiasL2Factor must be a nonnegative finite number, got '0'"),
 ]
 MATLAB_NAMES = {
     "filterSize": "FilterSize",

@@ -184,7 +184,7 @@ def test_a_missing_argument_is_named(name):
         ),
         (
             lambda: fullyConnectedLayer(2, WeightL2Factor=-1),
-            "WeightL2Factor must be nonnegative, got -1",
+            "WeightL2Factor must be a nonnegative finite number, got -1",
         ),
         (
             lambda: batchNormalizationLayer(Offset=random(4)),

@@ -118,7 +118,7 @@ SHAPES = {"params": {"conv": {"kernel": jax.ShapeDtypeStruct((3, 3, 2, 6), jnp.f
     ("state_dict", "message"),
     [
         ({}, "must hold 'conv.weight' for 'params/conv/kernel' of the model, got"),
-        ({"conv.weight": np.ones((6, 2, 3, 3)), "conv.bias": 1}, r"got \['conv.bias'\] without"),
+        ({"conv.weight": np.ones((6, 2, 3, 3)), "conv.bias": 1}, r"got \['conv.bias'\] unused"),
         ({"conv.weight": np.ones((6, 3, 3, 3))}, r"shape \(3, 3, 2, 6\), got one of \(3, 3, 3, 6"),
     ],
 )

@@ -2,10 +2,10 @@
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
+from grouped_conv_jax import _checks
 from grouped_conv_jax.commands._errors import CommandError
 
 Number = TypeVar("Number", int, float)
@@ -111,28 +111,25 @@ def _show(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _number(
-    kind: Callable[[str], Number], rule: str, holds: Callable[[Number], bool]
-) -> Callable[[str], Number]:
+def _number(kind: Callable[[str], Number], interval: _checks.Interval) -> Callable[[str], Number]:
     def parse(text: str) -> Number:
         try:
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not holds(value):
-            raise argparse.ArgumentTypeError(f"must be {rule}, got {text!r}")
+        if value is None or not interval.contains(value):
+            raise argparse.ArgumentTypeError(f"must be {interval.rule}, got {text!r}")
         return value
 
     return parse
 
 
-positive_integer = _number(int, "a positive integer", lambda n: n >= 1)
-seed = _number(int, "an integer from 0 to 2147483647", lambda n: 0 <= n < 2**31)
-process_id = _number(int, "an integer from 0", lambda n: n >= 0)
-# These refuse NaN too: it fails every comparison.
-positive = _number(float, "a positive finite number", lambda x: 0 < x < math.inf)
-nonnegative = _number(float, "a nonnegative finite number", lambda x: 0 <= x < math.inf)
-fraction = _number(float, "a number from 0 to 1", lambda x: 0 <= x <= 1)
+positive_integer = _number(int, _checks.Interval("a positive integer", lambda n: n >= 1))
+seed = _number(int, _checks.Interval("an integer from 0 to 2147483647", lambda n: 0 <= n < 2**31))
+process_id = _number(int, _checks.Interval("an integer from 0", lambda n: n >= 0))
+positive = _number(float, _checks.POSITIVE)
+nonnegative = _number(float, _checks.NONNEGATIVE)
+fraction = _number(float, _checks.FROM_0_TO_1)
 
 
 def address(text: str) -> str:

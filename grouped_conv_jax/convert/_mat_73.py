@@ -1,4 +1,4 @@
-"""MATLAB's files of version 7.3: HDF5 with a MATLAB header, by h5py."""
+"""Reads MATLAB files of version 7.3, which are HDF5 files with a MATLAB header."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from grouped_conv_jax.convert import _mat_5
 
 
 class Item(NamedTuple):
-    """A dataset or a group whose values are not read yet."""
+    """A dataset or a group whose values have not been read yet."""
 
     matlab_class: str
     size: tuple[int, ...]
@@ -35,7 +35,7 @@ class Item(NamedTuple):
 
 
 def open_file(path: str) -> Any:
-    """Opens a file; close it with ``with``."""
+    """Opens a file, which is a context manager that closes it."""
     try:
         import h5py
     except ImportError as error:
@@ -47,7 +47,7 @@ def open_file(path: str) -> Any:
 
 
 def variables(file: Any) -> dict[str, Item]:
-    """What a file holds, by the names."""
+    """Returns the variables of a file by their names."""
     return {name: _item(item) for name, item in file.items() if not name.startswith("#")}
 
 
@@ -56,15 +56,15 @@ def _item(item: Any) -> Item:
 
 
 def _head(item: Any) -> tuple[str, tuple[int, ...]]:
-    """The MATLAB class and the size of a dataset or a group."""
+    """Returns the MATLAB class and the size of a dataset or a group."""
     if "MATLAB_sparse" in item.attrs:
         return "sparse", ()
     if not hasattr(item, "shape"):
-        # The fields of a struct array are references to what its elements hold.
+        # In a struct array with several elements, each field is an array of references.
         arrays = [f for f in item.values() if hasattr(f, "shape") and "MATLAB_class" not in f.attrs]
         return "struct", arrays[0].shape[::-1] if arrays else (1, 1)
     matlab_class = item.attrs["MATLAB_class"].decode()
-    if item.attrs.get("MATLAB_empty", 0):  # What is stored then are the dimensions.
+    if item.attrs.get("MATLAB_empty", 0):  # An empty array stores its dimensions.
         return matlab_class, (0,)
     stored = item.dtype.newbyteorder("=")
     if stored.names:

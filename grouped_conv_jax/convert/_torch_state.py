@@ -1,6 +1,6 @@
-"""Weights of whole models: PyTorch's ``state_dict`` to Flax's variables, and back.
+"""Converts the weights of whole models between PyTorch's ``state_dict`` and Flax's variables.
 
-Of each layer both sides hold the same arrays under other names and in another order of axes:
+Both hold the same arrays of each layer under different names and with different orders of axes:
 
 ============== ================================ ===========================================
 layer          PyTorch                          here
@@ -10,7 +10,7 @@ convolution    ``weight`` ``(G*F, C, *size)``   ``kernel`` ``(*size, C, G*F)`` o
 dense          ``weight`` ``(out, in)``         ``kernel`` ``(in, out)``
 normalization  ``weight``                       ``scale``
                ``running_mean``, ``running_var`` ``mean``, ``var``
-all of them    ``bias`` ``(features,)``         ``bias``, of ours ``(*ones, F, G)``
+all of them    ``bias`` ``(features,)``         ``bias``, ``(*ones, F, G)`` in our layers
 ============== ================================ ===========================================
 """
 
@@ -25,7 +25,7 @@ from grouped_conv_jax import _checks
 from grouped_conv_jax.layer import _flax_conv
 
 Path = tuple[str, ...]
-# What PyTorch calls the arrays of a layer.
+# PyTorch's names of the arrays of a layer.
 _NAMES = {
     "kernel": "weight",
     "weights": "weight",
@@ -35,31 +35,32 @@ _NAMES = {
     "var": "running_var",
 }
 _COLLECTIONS = ("params", "batch_stats")
-# A count of training steps, which only PyTorch's normalization keeps.
+# The number of training steps, which only PyTorch's normalization stores.
 _COUNT = "num_batches_tracked"
 
 
 def from_torch_state(
     state_dict: Mapping[str, Any], model: Any, names: Callable[[str], str] | None = None
 ) -> Any:
-    """Brings the weights of a PyTorch model to a Flax model of the same layers.
+    """Converts the weights of a PyTorch model to those of a Flax model with the same layers.
 
-    Convolutions, batch normalizations and dense layers are known, of Flax and of this package.
+    Supports convolutions, batch normalizations and dense layers, both of Flax and of this package.
 
     Args:
-        state_dict: PyTorch's, of tensors or arrays.
-        model: an NNX module; or the variables of a Linen module, of arrays or
-            ``jax.ShapeDtypeStruct``, as ``jax.eval_shape(module.init, key, x)`` returns them.
-        names: from the path of a layer, such as ``"blocks/0/conv"``, to PyTorch's name of it; by
-            default the same with dots.
+        state_dict: a state dict of PyTorch, with tensors or arrays.
+        model: an NNX module; or the variables of a Linen module, as arrays or as
+            ``jax.ShapeDtypeStruct``, which ``jax.eval_shape(module.init, key, x)`` returns.
+        names: a function from the path of a layer, such as ``"blocks/0/conv"``, to the layer's name
+            in PyTorch; by default the path with dots.
 
     Returns:
-        For an NNX module the state that ``nnx.update(model, state)`` takes; for Linen's variables
-        variables of the same structure, in NumPy arrays.
+        For an NNX module, a state for ``nnx.update(model, state)``. For the variables of a Linen
+        module, variables of the same structure with NumPy arrays.
 
     Raises:
-        ValueError: the model lacks what the state dict holds, or the other way round, or a shape
-            is another one.
+        TypeError: ``model`` is neither an NNX module nor the variables of a Linen module.
+        ValueError: the model and the state dict hold different arrays, or arrays of different
+            shapes.
 
     Example:
         >>> import numpy as np
@@ -75,27 +76,27 @@ def from_torch_state(
         108.0
     """
     layers = _layers(model)
-    found, used = {}, set()
+    converted, used = {}, set()
     for layer, arrays in layers.items():
         for name, (path, wanted) in arrays.items():
             key = _torch_name(layer, name, names)
             if key not in state_dict:
                 raise ValueError(
                     f"state_dict must hold {key!r} for {'/'.join(path)!r} of the model, "
-                    f"got {len(state_dict)} other names; the argument names says what PyTorch "
-                    f"calls a layer{_checks.nearest(key, state_dict)}"
+                    f"got {len(state_dict)} other names; the argument names maps paths "
+                    f"to PyTorch's names{_checks.nearest(key, state_dict)}"
                 )
             used |= {key, _torch_name(layer, _COUNT, names)}
-            found[path] = _from_torch(key, np.asarray(state_dict[key]), name, wanted)
+            converted[path] = _from_torch(key, np.asarray(state_dict[key]), name, wanted)
     if rest := sorted(set(state_dict) - used):
-        raise ValueError(f"the model must have a place for all of state_dict, got {rest} without")
-    return _rebuilt(model, found)
+        raise ValueError(f"the model must hold every array of state_dict, got {rest} unused")
+    return _rebuild(model, converted)
 
 
 def to_torch_state(
     model: Any, names: Callable[[str], str] | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Brings the weights of a Flax model to PyTorch: the inverse of :func:`from_torch_state`.
+    """Converts the weights of a Flax model for PyTorch; the inverse of :func:`from_torch_state`.
 
     Args:
         model: an NNX module, or the variables of a Linen module.
@@ -105,7 +106,8 @@ def to_torch_state(
         NumPy arrays, for ``load_state_dict`` after ``torch.from_numpy`` on each.
 
     Raises:
-        ValueError: two arrays have one name.
+        TypeError: ``model`` is neither an NNX module nor the variables of a Linen module.
+        ValueError: two arrays have the same name in PyTorch, or the model holds an unknown array.
 
     Example:
         >>> import numpy as np
@@ -117,26 +119,26 @@ def to_torch_state(
     state_dict: dict[str, np.ndarray[Any, Any]] = {}
     for layer, arrays in _layers(model).items():
         named = {
-            _torch_name(layer, name, names): (name, held) for name, (_, held) in arrays.items()
+            _torch_name(layer, name, names): (name, array) for name, (_, array) in arrays.items()
         }
         if "mean" in arrays:
             state_dict[_torch_name(layer, _COUNT, names)] = np.zeros((), np.int64)
         for key, (name, array) in named.items():
             if key in state_dict:
-                raise ValueError(f"names must give each layer a name of its own, got {key!r} twice")
+                raise ValueError(f"names must give each layer its own name, got {key!r} twice")
             state_dict[key] = np.ascontiguousarray(_to_torch(np.asarray(array), name))
     return state_dict
 
 
 def _layers(model: Any) -> dict[Path, dict[str, tuple[Path, Any]]]:
-    """The arrays of each layer: by their names, the path and what is held there."""
+    """For each layer, a dictionary from the name of an array to its path and value."""
     layers: dict[Path, dict[str, tuple[Path, Any]]] = {}
     for path, array in _leaves(model):
         is_linen = not isinstance(model, nnx.Module)
         layer, name = path[int(is_linen) : -1], path[-1]
         if name not in _NAMES:
             known = ", ".join(_NAMES)
-            raise ValueError(f"the model must hold {known} alone, got {'/'.join(path)!r}")
+            raise ValueError(f"the model must hold only {known}, got {'/'.join(path)!r}")
         layers.setdefault(layer, {})[name] = path, array
     return layers
 
@@ -150,7 +152,7 @@ def _leaves(model: Any) -> Iterator[tuple[Path, Any]]:
     else:
         raise TypeError(
             "model must be an NNX module or the variables of a Linen module, with params and "
-            f"perhaps batch_stats, got {type(model).__name__}"
+            f"optionally batch_stats, got {type(model).__name__}"
         )
     for path, array in flat:
         yield tuple(map(str, path)), array
@@ -184,7 +186,7 @@ def _to_torch(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
     return np.moveaxis(array, (-1, -2), (0, 1)) if name in ("kernel", "weights") else array
 
 
-def _rebuilt(model: Any, arrays: dict[Path, Any]) -> Any:
+def _rebuild(model: Any, arrays: dict[Path, Any]) -> Any:
     if not isinstance(model, nnx.Module):
         return jax.tree.map_with_path(
             lambda path, _: arrays[tuple(str(entry.key) for entry in path)], dict(model)

@@ -1,4 +1,4 @@
-"""Moves the axes of weights and biases between the layouts of other frameworks and ours."""
+"""Converts weights and biases between other frameworks' order of axes and ours."""
 
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ _BIAS_AXES = "(1, 1, filters_per_group, groups)"
 
 
 def from_hwio(kernel: Array, groups: int) -> Array:
-    """Converts a kernel of JAX or Flax (also of a Keras ``Conv2D``) with ``feature_group_count``.
+    """Converts a grouped kernel of JAX or Flax, or of a Keras ``Conv2D``.
 
     Args:
         kernel: ``(h, w, channels_per_group, groups * filters_per_group)``.
@@ -26,7 +26,7 @@ def from_hwio(kernel: Array, groups: int) -> Array:
         Weights ``(h, w, channels_per_group, filters_per_group, groups)``.
 
     Raises:
-        TypeError: ``kernel`` is no array or ``groups`` no integer.
+        TypeError: ``kernel`` is not an array or ``groups`` not an integer.
         ValueError: ``kernel`` has other axes, or ``groups`` does not divide its output channels.
 
     Example:
@@ -49,7 +49,7 @@ def to_hwio(weights: Array) -> Array:
         A kernel ``(h, w, channels_per_group, groups * filters_per_group)``.
 
     Raises:
-        TypeError: ``weights`` is no array.
+        TypeError: ``weights`` is not an array.
         ValueError: ``weights`` has other axes.
 
     Example:
@@ -72,7 +72,7 @@ def from_oihw(kernel: Array, groups: int) -> Array:
         Weights ``(h, w, channels_per_group, filters_per_group, groups)``.
 
     Raises:
-        TypeError: ``kernel`` is no array or ``groups`` no integer.
+        TypeError: ``kernel`` is not an array or ``groups`` not an integer.
         ValueError: ``kernel`` has other axes, or ``groups`` does not divide its output channels.
 
     Example:
@@ -95,7 +95,7 @@ def to_oihw(weights: Array) -> Array:
         A kernel ``(groups * filters_per_group, channels_per_group, h, w)``.
 
     Raises:
-        TypeError: ``weights`` is no array.
+        TypeError: ``weights`` is not an array.
         ValueError: ``weights`` has other axes.
 
     Example:
@@ -117,7 +117,7 @@ def from_keras_depthwise(kernel: Array) -> Array:
         Weights ``(h, w, 1, depth_multiplier, channels)``.
 
     Raises:
-        TypeError: ``kernel`` is no array.
+        TypeError: ``kernel`` is not an array.
         ValueError: ``kernel`` has other axes.
 
     Example:
@@ -140,7 +140,7 @@ def to_keras_depthwise(weights: Array) -> Array:
         filters_per_group)``.
 
     Raises:
-        TypeError: ``weights`` is no array.
+        TypeError: ``weights`` is not an array.
         ValueError: ``weights`` has other axes, or more than one channel in a group.
 
     Example:
@@ -151,8 +151,8 @@ def to_keras_depthwise(weights: Array) -> Array:
     h, w, channels, filters, groups = _check_axes("weights", weights, _WEIGHTS_AXES)
     if channels != 1:
         raise ValueError(
-            f"weights must have one channel a group to be depthwise, got {channels} in weights of "
-            f"shape {weights.shape}"
+            f"weights must have one channel per group to be depthwise, got {channels} in weights "
+            f"of shape {weights.shape}"
         )
     return weights.transpose(0, 1, 2, 4, 3).reshape(h, w, groups, filters)
 
@@ -167,8 +167,8 @@ def from_matlab(
     """Restores the trailing axes of size one that MATLAB drops from an array of weights.
 
     Args:
-        array: ``(h, w, channels_per_group, filters_per_group, groups)``, its trailing ones perhaps
-            dropped.
+        array: ``(h, w, channels_per_group, filters_per_group, groups)``, possibly without trailing
+            axes of size one.
         filter_size: ``h`` and ``w``, or one integer for both.
         num_channels_per_group: ``channels_per_group``.
         num_filters_per_group: ``filters_per_group``.
@@ -178,8 +178,8 @@ def from_matlab(
         Weights ``(h, w, channels_per_group, filters_per_group, groups)``.
 
     Raises:
-        TypeError: ``array`` is no array, or a size no integer.
-        ValueError: ``array`` has another shape than the sizes say.
+        TypeError: ``array`` is not an array, or a size is not an integer.
+        ValueError: the shape of ``array`` does not match the sizes.
 
     Example:
         >>> import numpy as np
@@ -193,16 +193,16 @@ def from_matlab(
 
 
 def to_matlab(weights: Array) -> Array:
-    """Returns weights as MATLAB has them: the same five axes; the inverse of `from_matlab`.
+    """Checks weights for MATLAB, which has the same five axes; the inverse of `from_matlab`.
 
     Args:
         weights: ``(h, w, channels_per_group, filters_per_group, groups)``.
 
     Returns:
-        The weights, checked. Saving them drops their trailing ones, as MATLAB does.
+        The weights. Saving them drops trailing axes of size one, as MATLAB does.
 
     Raises:
-        TypeError: ``weights`` is no array.
+        TypeError: ``weights`` is not an array.
         ValueError: ``weights`` has other axes.
 
     Example:
@@ -215,7 +215,7 @@ def to_matlab(weights: Array) -> Array:
 
 
 def from_bias_vector(bias: Array, groups: int) -> Array:
-    """Converts a bias with one number an output channel, as Flax, PyTorch and Keras have it.
+    """Converts a bias with one number per output channel, as in Flax, PyTorch and Keras.
 
     Args:
         bias: ``(groups * filters_per_group,)``.
@@ -225,8 +225,8 @@ def from_bias_vector(bias: Array, groups: int) -> Array:
         A bias ``(1, 1, filters_per_group, groups)``.
 
     Raises:
-        TypeError: ``bias`` is no array or ``groups`` no integer.
-        ValueError: ``bias`` is no vector, or ``groups`` does not divide its length.
+        TypeError: ``bias`` is not an array or ``groups`` not an integer.
+        ValueError: ``bias`` is not a vector, or ``groups`` does not divide its length.
 
     Example:
         >>> import numpy as np
@@ -240,7 +240,7 @@ def from_bias_vector(bias: Array, groups: int) -> Array:
 
 
 def to_bias_vector(bias: Array) -> Array:
-    """Converts a bias to one number an output channel; the inverse of `from_bias_vector`.
+    """Converts a bias to one number per output channel; the inverse of `from_bias_vector`.
 
     Args:
         bias: ``(1, 1, filters_per_group, groups)``.
@@ -249,7 +249,7 @@ def to_bias_vector(bias: Array) -> Array:
         A vector ``(groups * filters_per_group,)``.
 
     Raises:
-        TypeError: ``bias`` is no array.
+        TypeError: ``bias`` is not an array.
         ValueError: ``bias`` has other axes.
 
     Example:
@@ -269,7 +269,7 @@ def _check_is_array(name: str, array: Any) -> None:
 
 
 def _check_axes(name: str, array: Any, axes: str) -> tuple[int, ...]:
-    """The array's shape, which must have the axes that are listed and none of them empty."""
+    """Returns the shape of an array, which must have the listed axes, none of them empty."""
     _check_is_array(name, array)
     if array.ndim != len(axes.split(", ")) or 0 in array.shape:
         raise ValueError(
@@ -279,7 +279,7 @@ def _check_axes(name: str, array: Any, axes: str) -> tuple[int, ...]:
 
 
 def _filters_per_group(name: str, shape: tuple[int, ...], channels: int, groups: int) -> int:
-    """The output channels of one group."""
+    """Returns the number of output channels per group."""
     groups = _checks.integer("groups", groups, 1)
     if channels % groups:
         raise ValueError(

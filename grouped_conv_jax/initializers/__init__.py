@@ -1,9 +1,9 @@
-"""Initializers that count fans per group.
+"""Initializers that compute fans per group.
 
-Each takes ``(key, shape, dtype)`` as JAX's own do. A group sees only its own channels and filters,
-so for weights of shape ``(h, w, C, F, G)`` fan-in is ``h * w * C`` and fan-out ``h * w * F``,
-whatever the number of groups ``G``. A 2-D initializer applied to ``(h, w, C, G * F)`` would count
-a fan-out ``G`` times too large.
+Each takes ``(key, shape, dtype)`` like JAX's own. A group sees only its own channels and filters.
+For weights of shape ``(h, w, C, F, G)`` the fan-in is thus ``h * w * C`` and the fan-out
+``h * w * F``, whatever the number of groups ``G``. An initializer for ``(h, w, C, G * F)`` would
+use a fan-out ``G`` times too large.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from grouped_conv_jax.initializers._fans import check_fans
 __all__ = ["Initializer", "glorot", "he", "narrow_normal", "ones", "zeros"]
 
 Initializer: TypeAlias = Callable[..., Any]
-"""Called with a key, a shape and a dtype; returns an array, or one in a box with metadata."""
+"""A function of key, shape and dtype that returns an array, possibly boxed with metadata."""
 
 _GROUPED_AXES = {"in_axis": -3, "out_axis": -2, "batch_axis": -1}
 _GLOROT = jax.nn.initializers.variance_scaling(1.0, "fan_avg", "uniform", **_GROUPED_AXES)
@@ -35,7 +35,7 @@ def glorot(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float3
     Args:
         key: a PRNG key.
         shape: ``(*filter_size, C, F, G)``.
-        dtype: of the result.
+        dtype: the dtype of the result.
 
     Raises:
         ValueError: the shape does not have four to six axes.
@@ -89,11 +89,17 @@ _WEIGHTS_WORDS: dict[str, Initializer] = {"glorot": glorot, "he": he} | _BIAS_WO
 
 
 def check(name: str, value: str | Initializer, spatial_axes: int = 2) -> str | Initializer:
-    """Returns the callable, or the word as it is spelled here, that the argument ``name`` got.
+    """Returns ``value`` if it is a callable, or the initializer's name in its canonical spelling.
+
+    Args:
+        name: ``"weights_initializer"`` or ``"bias_initializer"``.
+        value: the value of that argument.
+        spatial_axes: the number of spatial axes.
 
     Raises:
-        ValueError: an unknown word, or an initializer of JAX that counts fans on other axes.
-        TypeError: neither a word nor a callable.
+        ValueError: ``value`` is an unknown word, or an initializer of JAX that computes fans on
+            other axes.
+        TypeError: ``value`` is neither a word nor a callable.
     """
     if callable(value):
         check_fans(name, value, spatial_axes)
@@ -103,7 +109,7 @@ def check(name: str, value: str | Initializer, spatial_axes: int = 2) -> str | I
 
 
 def resolve(value: str | Initializer) -> Initializer:
-    """Returns the initializer that what :func:`check` returned stands for."""
+    """Returns the initializer for a result of :func:`check`."""
     return _WEIGHTS_WORDS[value] if isinstance(value, str) else value
 
 

@@ -1,7 +1,7 @@
-"""Finds initializers of JAX that would count fans on the wrong axes of grouped weights.
+"""Detects initializers of JAX that would compute fans on the wrong axes of grouped weights.
 
-``jax.nn.initializers.variance_scaling`` and what it builds, ``he_normal()`` and its like, take the
-last two axes for inputs and outputs unless told otherwise. In grouped weights those are filters and
+``jax.nn.initializers.variance_scaling``, and initializers such as ``he_normal()`` that it builds,
+by default treat the last two axes as inputs and outputs. In grouped weights these are filters and
 groups.
 """
 
@@ -18,29 +18,29 @@ def _code(function: Any) -> types.CodeType | None:
     return getattr(function, "__code__", None)
 
 
-# What variance_scaling returns is a closure: one code object, whose free variables are named like
-# the public arguments. Tried with JAX 0.10.0 and 0.12.0.1; tests/test_initializers_fans.py fails
-# with a version that does otherwise.
+# variance_scaling returns a closure: one code object, whose free variables have the names of the
+# public arguments. Tested with JAX 0.10.0 and 0.12.0.1; tests/test_initializers_fans.py fails with
+# a version that differs.
 _VARIANCE_SCALING = _code(jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal"))
 
 
 def check_fans(name: str, initializer: Callable[..., Any], spatial_axes: int) -> None:
-    """Raises ``ValueError`` where the argument ``name`` got an initializer with other fans.
+    """Raises ``ValueError`` if an initializer computes fans on other axes than those of a group.
 
     Args:
-        name: ``"weights_initializer"``, or ``"bias_initializer"``, for which there are no fans.
-        initializer: any callable; those that do not come from ``variance_scaling`` pass.
-        spatial_axes: how many axes of the weights are in front of the channels.
+        name: ``"weights_initializer"``, or ``"bias_initializer"``, which has no fans at all.
+        initializer: any callable; only those from ``variance_scaling`` are checked.
+        spatial_axes: the number of spatial axes, which precede the channels.
     """
-    found = _unwrap(initializer)
-    if not inspect.isfunction(found) or found.__code__ is not _VARIANCE_SCALING:
+    unwrapped = _unwrap(initializer)
+    if not inspect.isfunction(unwrapped) or unwrapped.__code__ is not _VARIANCE_SCALING:
         return
     if name == "bias_initializer":
         raise ValueError(
             f"{name} must not scale by fans, which a bias does not have, got an initializer of "
             "jax.nn.initializers.variance_scaling"
         )
-    given = inspect.getclosurevars(found).nonlocals
+    given = inspect.getclosurevars(unwrapped).nonlocals
     names = ("in_axis", "out_axis", "batch_axis")
     inputs, outputs, batch = (_positions(given[axis], spatial_axes + 3) for axis in names)
     channels, filters, groups = range(spatial_axes, spatial_axes + 3)
@@ -55,7 +55,7 @@ def check_fans(name: str, initializer: Callable[..., Any], spatial_axes: int) ->
 
 
 def _unwrap(initializer: Any) -> Any:
-    """Looks through what returns the same values: partials, jit, and Flax's boxes of metadata."""
+    """Removes wrappers that return the same values: partials, jit, and Flax's metadata boxes."""
     while True:
         if isinstance(initializer, functools.partial):
             initializer = initializer.func
@@ -69,7 +69,7 @@ def _unwrap(initializer: Any) -> Any:
 
 @functools.cache
 def _boxes() -> frozenset[types.CodeType | None]:
-    # Only layers of Flax check initializers, so nobody else waits for these imports.
+    # These imports are slow, and only Flax layers check initializers.
     import flax.linen as nn
     from flax import nnx
 

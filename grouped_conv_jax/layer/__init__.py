@@ -1,1 +1,1 @@
-"""What the layers of Linen and NNX share: arguments, hyperparameters, and Flax's ``Conv``."""
+"""Code shared by the Linen and NNX layers: arguments, hyperparameters, and Flax's ``Conv``."""

@@ -1,4 +1,4 @@
-"""What the constructor of a layer takes, in one place for all modules."""
+"""The constructor arguments of the layers."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
@@ -13,15 +13,16 @@ from grouped_conv_jax import _checks
 from grouped_conv_jax.initializers import Initializer
 
 Sizes: TypeAlias = int | Sequence[int]
-"""A positive integer for every spatial axis, or one for each."""
+"""One positive integer for all spatial axes, or one per axis."""
 Groups: TypeAlias = int | Literal["channel-wise", "channelwise"]
 
 
 @dataclasses.dataclass(eq=False)
 class Arguments:
-    """What the constructor of a layer takes; the public modules' docstrings say what each means.
+    """The constructor arguments of a layer, documented in :class:`linen.GroupedConv2D`.
 
-    Two are equal if they are of one class and all fields are equal, arrays by their numbers.
+    Two instances are equal if they have the same class and equal fields. Arrays are equal if their
+    shapes, dtypes and elements are.
     """
 
     filter_size: Sizes
@@ -60,7 +61,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Arguments))
 
 
 def contents(arguments: Arguments) -> tuple[Any, ...]:
-    """All fields, hashable: arrays by their shape, dtype and numbers."""
+    """The values of all fields in a hashable form."""
     fields = (field.name for field in dataclasses.fields(arguments) if field.compare)
     return tuple(_hashable(getattr(arguments, name)) for name in fields)
 
@@ -72,10 +73,10 @@ def _hashable(value: Any) -> Any:
     return array.shape, array.dtype.name, array.tobytes()
 
 
-# Flax's names, and ours.
+# Our names for Flax's arguments.
 _FLAX_NAMES = {
-    "features": "num_filters_per_group, times num_groups,",
-    "out_features": "num_filters_per_group, times num_groups,",
+    "features": "num_filters_per_group (features / num_groups)",
+    "out_features": "num_filters_per_group (features / num_groups)",
     "in_features": "num_channels",
     "kernel_size": "filter_size",
     "strides": "stride",
@@ -87,9 +88,9 @@ _FLAX_NAMES = {
 
 
 def check_names(layer: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Raises ``TypeError`` for a keyword argument that a layer does not have."""
+    """Raises ``TypeError`` if a layer does not have one of the given keyword arguments."""
     for name in given:
         if name not in known:
             ours = _FLAX_NAMES.get(name)
-            hint = f"; {ours} is it here" if ours else _checks.nearest(name, known)
+            hint = f"; use {ours}" if ours else _checks.nearest(name, known)
             raise TypeError(f"{layer} has no argument {name!r}{hint}")

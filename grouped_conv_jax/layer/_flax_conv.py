@@ -1,7 +1,7 @@
-"""What Flax's ``Conv`` calls the hyperparameters and learnables of a grouped convolution.
+"""Conversion between Flax's ``Conv`` and the arguments and learnables of a grouped convolution.
 
-The attributes of ``flax.linen.Conv`` and ``flax.nnx.Conv`` have the same names, but for the number
-of filters.
+``flax.linen.Conv`` and ``flax.nnx.Conv`` have the same attributes, except for the number of
+filters.
 """
 
 import dataclasses
@@ -14,18 +14,17 @@ from grouped_conv_jax.layer._hyperparameters import FACTORS, Hyperparameters
 from grouped_conv_jax.operation._drop_in import conv_general_dilated
 
 _WORDS = {"SAME": ("same", 0), "VALID": ("valid", 0), "CAUSAL": ("causal", 0)}
-# Flax's words for padding that goes on with the image, and ours.
+# Our padding_value for each of Flax's words for padding that continues the image.
 _CONTINUED = {"CIRCULAR": "circular", "REFLECT": "symmetric-exclude-edge"}
 
 
 def arguments_of(conv: Any, axes: int) -> dict[str, Any]:
-    """Returns the arguments of the layer that computes what ``conv`` does.
+    """Returns the arguments of the layer that is equivalent to ``conv``.
 
     Raises:
-        TypeError: ``conv`` has not the attributes of Flax's ``Conv``.
-        ValueError: it has another number of spatial axes, or what no grouped convolution has: an
-            input dilation, a mask, a preferred element type, or padding that is neither a word of
-            Flax's nor numbers.
+        TypeError: ``conv`` does not have the attributes of Flax's ``Conv``.
+        ValueError: ``conv`` has another number of spatial axes, or it has an input dilation, a
+            mask, a preferred element type or an unknown padding, which no layer supports.
     """
     if not hasattr(conv, "kernel_dilation"):
         raise TypeError(f"conv must be a Conv of Flax, got {type(conv).__name__}")
@@ -33,7 +32,7 @@ def arguments_of(conv: Any, axes: int) -> dict[str, Any]:
     if len(filter_size) != axes:
         raise ValueError(
             f"conv must have {axes} spatial axes, got kernel_size={conv.kernel_size!r}; "
-            f"GroupedConv{len(filter_size)}D has as many"
+            f"use GroupedConv{len(filter_size)}D"
         )
     dilated = _checks.per_axis("input_dilation", _or_one(conv.input_dilation), axes)
     if dilated != (1,) * axes or conv.mask is not None:
@@ -43,7 +42,7 @@ def arguments_of(conv: Any, axes: int) -> dict[str, Any]:
         )
     if getattr(conv, "preferred_element_type", None) is not None:
         raise ValueError(
-            "conv must have no preferred_element_type, which no layer has, "
+            "conv must have no preferred_element_type, which no layer supports, "
             f"got {conv.preferred_element_type!r}"
         )
     dilation = _checks.per_axis("kernel_dilation", _or_one(conv.kernel_dilation), axes)
@@ -66,17 +65,17 @@ def arguments_of(conv: Any, axes: int) -> dict[str, Any]:
 
 
 def conv_arguments(layer: Hyperparameters) -> dict[str, Any]:
-    """Returns the arguments, but for the channels, of the ``Conv`` that computes what a layer does.
+    """Returns the arguments of the ``Conv`` equivalent to a layer, except the channels.
 
     Raises:
-        ValueError: Flax's ``Conv`` has no such padding or data format, or no factors as the layer
-            has them.
+        ValueError: Flax's ``Conv`` does not support the layer's padding or data format, or the
+            layer's factors are not the default ones.
     """
     defaults = dict(zip(FACTORS, (1.0, 1.0, 1.0, 0.0), strict=True))
-    lost = {name: getattr(layer, name) for name, default in defaults.items()}
-    lost = {name: factor for name, factor in lost.items() if factor != defaults[name]}
+    factors = {name: getattr(layer, name) for name in defaults}
+    lost = {name: factor for name, factor in factors.items() if factor != defaults[name]}
     if lost:
-        raise ValueError(f"a Conv of Flax holds no factors, got {lost}; set them to {defaults}")
+        raise ValueError(f"a Conv of Flax has no factors, got {lost}; set them to {defaults}")
     if layer.data_format != default_format(layer.axes):
         raise ValueError(
             f"data_format must be {default_format(layer.axes)!r} for a Conv of Flax, "
@@ -96,7 +95,7 @@ def conv_arguments(layer: Hyperparameters) -> dict[str, Any]:
 
 
 def to_weights(kernel: Any, groups: int) -> Any:
-    """``(*filter_size, C, F, G)`` from Flax's kernel ``(*filter_size, C, G*F)``."""
+    """Converts Flax's kernel ``(*filter_size, C, G*F)`` to weights ``(*filter_size, C, F, G)``."""
     return kernel.reshape(*kernel.shape[:-1], groups, -1).swapaxes(-1, -2)
 
 
@@ -106,7 +105,7 @@ def to_kernel(weights: Any) -> Any:
 
 
 def to_bias(bias: Any, groups: int, axes: int) -> Any:
-    """``(*ones, F, G)`` from Flax's bias ``(G*F,)``."""
+    """Converts Flax's bias ``(G*F,)`` to ``(*ones, F, G)``."""
     return to_weights(bias.reshape(*(1,) * axes, -1), groups)
 
 
@@ -117,10 +116,10 @@ def to_vector(bias: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class FlaxInitializer:
-    """An initializer of Flax's kernels or biases, for weights or a bias of ours.
+    """Adapts an initializer of Flax's kernels or biases to the shapes of grouped layers.
 
     Attributes:
-        initialize: Flax's.
+        initialize: the initializer of Flax's ``Conv``.
         name: ``"kernel"`` or ``"bias"``.
     """
 
@@ -143,7 +142,7 @@ def _or_one(sizes: Any) -> Any:
 def _padding_of(
     padding: Any, filter_size: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[Any, Any]:
-    """Our padding and padding value."""
+    """Converts Flax's padding to our ``padding`` and ``padding_value``."""
     if isinstance(padding, str):
         if padding in _WORDS:
             return _WORDS[padding]
@@ -159,13 +158,13 @@ def _padding_of(
 def _continued(
     filter_size: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[tuple[int, int], ...]:
-    """The sides of Flax's ``"CIRCULAR"`` and ``"REFLECT"``, whatever the stride."""
+    """The sizes of Flax's ``"CIRCULAR"`` and ``"REFLECT"``, which ignore the stride."""
     extents = [(k - 1) * d + 1 for k, d in zip(filter_size, dilation, strict=True)]
     return tuple(((extent - 1) // 2, extent // 2) for extent in extents)
 
 
 def _flax_padding(layer: Hyperparameters) -> Any:
-    """Flax's padding."""
+    """Converts a layer's padding to Flax's."""
     border = layer.options.padding
     if border.mode == "manual" and not any(border.size):
         return "VALID"
@@ -173,12 +172,12 @@ def _flax_padding(layer: Hyperparameters) -> Any:
         return border.mode.upper() if isinstance(border.sides, str) else border.sides
     filter_size = _checks.per_axis("filter_size", layer.filter_size, layer.axes)
     continued = _continued(filter_size, layer.options.dilation)
-    # With stride 1 "same" pads as much.
+    # With stride 1, "same" has the same sizes.
     is_same = border.sides == "same" and set(layer.options.strides) == {1}
     words = {ours: word for word, ours in _CONTINUED.items()}
     if border.value not in words or not (is_same or border.sides == continued):
         raise ValueError(
             f"padding={layer.padding!r} with padding_value={layer.padding_value!r} must be a "
-            "padding of Flax's Conv: zeros, or an image that goes on by half of the filter size"
+            "padding of Flax's Conv: zeros, or an image continued by half of the filter size"
         )
     return words[str(border.value)]

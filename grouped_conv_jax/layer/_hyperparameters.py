@@ -1,7 +1,7 @@
-"""One layer's hyperparameters, validated, without a framework.
+"""The validated hyperparameters of one layer, independent of Linen and NNX.
 
-The Linen module inherits ``_arguments.Arguments``; all modules hold a checked
-:class:`Hyperparameters` and leave the mathematics to it.
+The Linen module inherits ``_arguments.Arguments``. All modules hold a :class:`Hyperparameters` and
+call it to compute their outputs.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from grouped_conv_jax import _checks, initializers
 from grouped_conv_jax.initializers import Initializer
 from grouped_conv_jax.layer._arguments import FIELDS, Arguments
 from grouped_conv_jax.operation import _call
+from grouped_conv_jax.operation._options import Options
 
 FACTORS = (
     "weight_learn_rate_factor",
@@ -28,21 +29,21 @@ FACTORS = (
 
 @dataclasses.dataclass(eq=False)
 class Hyperparameters(Arguments):
-    """The arguments of a layer, checked, in one form, and immutable.
+    """The arguments of a layer, validated, normalized and immutable.
 
-    Sizes become tuples, words lower case, ``padding`` a word, ``(t, b, l, r)`` for two spatial axes
-    or a pair for each axis.
+    Sizes become tuples and words lower case. ``padding`` becomes a word, ``(t, b, l, r)`` for two
+    spatial axes, or one pair per axis.
 
     Attributes:
         axes: the number of spatial axes.
-        options: those arguments that the pure function takes.
+        options: the keyword arguments of the pure function.
     """
 
     axes: int = 2
-    options: _call.Options = dataclasses.field(init=False, repr=False, compare=False)
+    options: Options = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        options = _call.Options.parse(
+        options = Options.parse(
             self.axes,
             stride=self.stride,
             dilation_factor=self.dilation_factor,
@@ -52,20 +53,20 @@ class Hyperparameters(Arguments):
             implementation=self.implementation,
             precision=self.precision,
         )
-        border = options.padding
-        is_tblr = self.axes == 2 and border.mode == "manual"
-        checked = {
+        padding = options.padding
+        is_tblr = self.axes == 2 and padding.mode == "manual"
+        fields = {
             "options": options,
             "filter_size": _checks.per_axis("filter_size", self.filter_size, self.axes),
             "num_filters_per_group": _checks.integer(
                 "num_filters_per_group", self.num_filters_per_group, 1
             ),
-            "num_groups": _integer_or_word("num_groups", self.num_groups, "channel-wise"),
+            "num_groups": _checks.integer_or_word("num_groups", self.num_groups, "channel-wise"),
             "stride": options.strides,
             "dilation_factor": options.dilation,
-            "padding": border.size if is_tblr else border.sides,
-            "padding_value": border.value,
-            "num_channels_per_group": _integer_or_word(
+            "padding": padding.size if is_tblr else padding.sides,
+            "padding_value": padding.value,
+            "num_channels_per_group": _checks.integer_or_word(
                 "num_channels_per_group", self.num_channels_per_group, "auto"
             ),
             "weights_initializer": initializers.check(
@@ -76,9 +77,9 @@ class Hyperparameters(Arguments):
             "precision": options.precision,
             "implementation": options.implementation,
         }
-        checked |= {name: _checks.nonnegative_number(name, getattr(self, name)) for name in FACTORS}
-        vars(self).update(checked)
-        self._check_the_rest()
+        fields |= {name: _factor(name, getattr(self, name)) for name in FACTORS}
+        vars(self).update(fields)
+        self._check_dependencies()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "options" in vars(self):
@@ -92,9 +93,8 @@ class Hyperparameters(Arguments):
     def _hash(self) -> int:
         return super().__hash__()
 
-    def _check_the_rest(self) -> None:
-        if not isinstance(self.use_bias, bool | np.bool_):
-            raise TypeError(f"use_bias must be True or False, got {self.use_bias!r}")
+    def _check_dependencies(self) -> None:
+        _checks.boolean("use_bias", self.use_bias)
         if self.initial_bias is not None and not self.use_bias:
             raise ValueError("initial_bias must be None where use_bias is False, got an array")
         if self.num_groups == "channel-wise" and self.num_channels_per_group not in ("auto", 1):
@@ -106,9 +106,8 @@ class Hyperparameters(Arguments):
         if self.dtype is not None:
             _checks.floating_dtype("dtype", self.dtype)
         groups = None if isinstance(self.num_groups, str) else self.num_groups
-        channels = (
-            None if isinstance(self.num_channels_per_group, str) else (self.num_channels_per_group)
-        )
+        per_group = self.num_channels_per_group
+        channels = None if isinstance(per_group, str) else per_group
         if self.num_groups == "channel-wise":
             channels = 1
         self._check_initials(channels, groups)
@@ -119,35 +118,37 @@ class Hyperparameters(Arguments):
         self._check_initial("initial_bias", (*ones, self.num_filters_per_group, groups))
 
     def with_fields(self, **fields: Any) -> "Hyperparameters":
-        """Returns a copy in which some fields, checked already, are others."""
+        """Returns a copy with some fields replaced by values that are already checked."""
         copy = object.__new__(type(self))
         vars(copy).update(vars(self) | fields)
         vars(copy).pop("_hash", None)
         return copy
 
     def replaced(self, **fields: Any) -> "Hyperparameters":
-        """Returns a copy in which some fields are others, checked."""
-        held = {name: getattr(self, name) for name in ("weights_initializer", "bias_initializer")}
-        initialized = self.with_fields(weights_initializer="zeros", bias_initializer="zeros")
-        return dataclasses.replace(initialized, **fields).with_fields(**held)
+        """Returns a checked copy with some fields replaced, other than the initializers."""
+        names = ("weights_initializer", "bias_initializer")
+        held = {name: getattr(self, name) for name in names}
+        # The initializers of an existing layer may be None, which the check would refuse.
+        checkable = self.with_fields(**dict.fromkeys(names, "zeros"))
+        return dataclasses.replace(checkable, **fields).with_fields(**held)
 
     def without_initial_values(self) -> "Hyperparameters":
-        """Returns a copy without what initializes learnables, but for words."""
-        initializers = {
+        """Returns a copy without initial arrays and without initializers that are callables."""
+        words = {
             name: value if isinstance(value := getattr(self, name), str) else None
             for name in ("weights_initializer", "bias_initializer")
         }
-        return self.with_fields(**initializers, initial_weights=None, initial_bias=None)
+        return self.with_fields(**words, initial_weights=None, initial_bias=None)
 
     def resolve(self, num_channels: int, received: str) -> "Hyperparameters":
-        """Returns a copy with numbers for the groups and the channels per group.
+        """Returns a copy in which ``num_groups`` and ``num_channels_per_group`` are numbers.
 
         Args:
             num_channels: the number of input channels.
-            received: where that number is from, for the message of an error.
+            received: the source of that number, for error messages.
 
         Raises:
-            ValueError: the input's channels do not fit the groups or the initial arrays.
+            ValueError: the number of channels does not match the groups or the initial arrays.
         """
         groups = num_channels if self.num_groups == "channel-wise" else int(self.num_groups)
         if num_channels == 0 or num_channels % groups:
@@ -165,7 +166,7 @@ class Hyperparameters(Arguments):
         return resolved
 
     def resolve_for(self, x: ArrayLike) -> "Hyperparameters":
-        """As :meth:`resolve`, for an input."""
+        """As :meth:`resolve`, with the number of channels of an input."""
         _checks.floating_array("x", x)
         layout = self.options.layout
         shape = x.shape  # type: ignore[union-attr]  # It is an array.
@@ -182,24 +183,20 @@ class Hyperparameters(Arguments):
 
     @property
     def weights_shape(self) -> tuple[int, ...]:
-        """``(*filter_size, C, F, G)``, of resolved hyperparameters."""
+        """``(*filter_size, C, F, G)``; the hyperparameters must be resolved."""
         channels, groups = int(self.num_channels_per_group), int(self.num_groups)
         return tuple(size for size in self._weights_shape(channels, groups) if size is not None)
 
     @property
     def bias_shape(self) -> tuple[int, ...]:
-        """``(*ones, F, G)``, of resolved hyperparameters."""
+        """``(*ones, F, G)``; the hyperparameters must be resolved."""
         return *(1,) * self.axes, self.num_filters_per_group, int(self.num_groups)
 
     def _check_initial(self, name: str, expected: tuple[int | None, ...]) -> None:
         array = getattr(self, name)
         if array is None:
             return
-        dtype = getattr(array, "dtype", np.dtype(object))
-        if not jnp.issubdtype(dtype, jnp.floating) and not jnp.issubdtype(dtype, jnp.integer):
-            raise TypeError(
-                f"{name} must be an array of real numbers, got {type(array).__name__} of {dtype}"
-            )
+        _checks.check_real_dtype(name, array)
         fits = len(array.shape) == len(expected) and all(
             wanted in (None, size) for wanted, size in zip(expected, array.shape, strict=True)
         )
@@ -211,26 +208,26 @@ class Hyperparameters(Arguments):
 
     @property
     def initialize_weights(self) -> Initializer:
-        """``(key, shape, dtype)`` to the first weights."""
+        """The initializer ``(key, shape, dtype)`` of the weights."""
         return _initializer(self.weights_initializer, self.initial_weights)
 
     @property
     def initialize_bias(self) -> Initializer:
-        """``(key, shape, dtype)`` to the first bias."""
+        """The initializer ``(key, shape, dtype)`` of the bias."""
         return _initializer(self.bias_initializer, self.initial_bias)
 
     def __call__(self, x: ArrayLike, weights: jax.Array, bias: jax.Array | None) -> jax.Array:
-        """Applies the layer, in ``dtype`` where one is set."""
+        """Applies the layer, in ``dtype`` if that is not ``None``."""
         if self.dtype is not None:
             x, weights = jnp.asarray(x, self.dtype), weights.astype(self.dtype)
             bias = None if bias is None else bias.astype(self.dtype)
         return _call.apply(self.options, *_call.promote(x, weights, bias))
 
     def check_learnable(self, name: str, array: Any) -> None:
-        """Raises where ``"weights"`` or ``"bias"`` from elsewhere is of another kind or shape."""
+        """Raises if ``"weights"`` or ``"bias"`` is not an array of the expected kind and shape."""
         _checks.floating_array(name, array)
         if not isinstance(array, jax.Array | np.ndarray):
-            # Quantized by a library that takes the axes for those of Flax's kernels.
+            # Quantization libraries assume the axes of Flax's kernels.
             raise TypeError(
                 f"{name} must be an array, got {type(array).__name__}; to quantize a grouped "
                 "convolution, use Flax's Conv with feature_group_count, under accelerate or with "
@@ -244,18 +241,18 @@ class Hyperparameters(Arguments):
 
 
 def checked(arguments: Arguments, axes: int) -> Hyperparameters:
-    """Checks the arguments that a module holds; what was checked before is remembered."""
+    """Checks the arguments of a module, and caches the result."""
     values = tuple(getattr(arguments, name) for name in FIELDS)
     try:
         hash(values)
-    except TypeError:  # Lists and arrays.
+    except TypeError:  # Lists and arrays are not hashable.
         return Hyperparameters(**dict(zip(FIELDS, values, strict=True)), axes=axes)
     return _checked(axes, values, _types(values))
 
 
 @functools.lru_cache(maxsize=512)
 def _checked(axes: int, values: tuple[Any, ...], types: Any) -> Hyperparameters:
-    del types  # 1, 1.0 and True are equal, but not each is a size.
+    del types  # Part of the cache key: 1, 1.0 and True are equal, but only 1 is a size.
     return Hyperparameters(**dict(zip(FIELDS, values, strict=True)), axes=axes)
 
 
@@ -263,57 +260,8 @@ def _types(value: Any) -> Any:
     return tuple(map(_types, value)) if type(value) is tuple else type(value)
 
 
-class ReadOnlyProperties:
-    """What the layers tell about themselves and nobody can set."""
-
-    hyperparameters: Hyperparameters
-
-    @property
-    def num_inputs(self) -> int:
-        """Number of inputs: one."""
-        return 1
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the inputs."""
-        return ("in",)
-
-    @property
-    def num_outputs(self) -> int:
-        """Number of outputs: one."""
-        return 1
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs."""
-        return ("out",)
-
-    @property
-    def factors_of_learnables(self) -> tuple[tuple[str, float, float], ...]:
-        """The name, the learning-rate factor and the L2 factor of each learnable."""
-        layer = self.hyperparameters
-        weights = ("weights", layer.weight_learn_rate_factor, layer.weight_l2_factor)
-        bias = ("bias", layer.bias_learn_rate_factor, layer.bias_l2_factor)
-        return (weights, bias) if layer.use_bias else (weights,)
-
-    @property
-    def padding_mode(self) -> str:
-        """``"manual"``, ``"same"`` or ``"causal"``."""
-        return self.hyperparameters.options.padding.mode
-
-    @property
-    def padding_size(self) -> tuple[int, ...]:
-        """Pixels (before, after) along each axis, (top, bottom, left, right) for two.
-
-        Zeros where the sizes follow from a word.
-        """
-        return self.hyperparameters.options.padding.size
-
-
-def _integer_or_word(name: str, value: Any, word: str) -> int | str:
-    if isinstance(value, str):
-        return _checks.word(name, value, (word,), "a positive integer")
-    return _checks.integer(name, value, 1)
+def _factor(name: str, value: Any) -> float:
+    return float(_checks.number(name, value, _checks.NONNEGATIVE))
 
 
 def _initializer(initializer: str | Initializer, initial: ArrayLike | None) -> Initializer:

@@ -1,4 +1,4 @@
-"""What the Linen and the NNX separable network share: the layers' arguments and the sizes."""
+"""Code shared by the Linen and NNX separable networks: the layers' arguments and sizes."""
 
 from typing import Any
 
@@ -29,9 +29,9 @@ CONVOLUTIONS: dict[str, dict[str, Any]] = {
         "padding": "same",
     },
 }
-"""The convolutions by their names, in order; batch normalization and ReLU follow each."""
+"""The arguments of the convolutions, in order; batch normalization and ReLU follow each."""
 
-# MATLAB's defaults; Flax's momentum of 0.99 is too slow for an epoch of a few dozen steps.
+# MATLAB's defaults; Flax's momentum of 0.99 is too slow for epochs of a few dozen steps.
 BATCH_NORM: dict[str, Any] = {"momentum": 0.9, "epsilon": 1e-5}
 POOL = (2, 2)
 initialize_fully_connected = jax.nn.initializers.glorot_uniform()
@@ -43,30 +43,30 @@ def norm_of(convolution: str) -> str:
 
 
 def num_features(image_size: tuple[int, ...]) -> int:
-    """How many numbers the pooling leaves of an image of (height, width).
+    """The number of features after the pooling, for an image of (height, width).
 
     Raises:
-        ValueError: nothing is left.
+        ValueError: the image is smaller than 3x3.
     """
     height, width = image_size
     if min(height, width) < 3:
         raise ValueError(f"x must have a height and width of at least 3, got {height} x {width}")
-    # The strided convolution rounds up, the pooling down.
+    # The strided convolution rounds the size up, the pooling rounds it down.
     last = CONVOLUTIONS["pointwise"]["num_filters_per_group"]
     return ((height + 1) // 2 // 2) * ((width + 1) // 2 // 2) * last
 
 
 def over_pixels(mask: ArrayLike | None) -> jax.Array | None:
-    """A mask of images ``(B,)`` as one of pixels ``(B, 1, 1, 1)``."""
+    """Reshapes a mask of images ``(B,)`` to ``(B, 1, 1, 1)``, which broadcasts over pixels."""
     return None if mask is None else jnp.asarray(mask)[..., None, None, None]
 
 
 def check_rank(shape: tuple[Any, ...]) -> None:
-    """Raises ``ValueError`` unless there are at least height, width and channels."""
+    """Raises ``ValueError`` unless the shape ends with height, width and channels."""
     if len(shape) < 3:
         raise ValueError(f"x must have the axes (..., height, width, channels), got shape {shape}")
 
 
 def check_num_classes(num_classes: Any) -> int:
-    """Returns a positive number of classes."""
+    """Returns ``num_classes`` as a positive integer."""
     return _checks.integer("num_classes", num_classes, 1)

@@ -1,4 +1,4 @@
-"""Linen modules, and what Linen users need around them."""
+"""Linen modules, and the factors of their learnables."""
 
 from grouped_conv_jax.linen._factors import learnable_factors
 from grouped_conv_jax.linen._grouped_conv import GroupedConv1D, GroupedConv2D, GroupedConv3D

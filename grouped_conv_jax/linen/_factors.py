@@ -16,34 +16,34 @@ from grouped_conv_jax.optim._layer_factors import (
     collect_factors,
     is_layer,
     join,
-    of_layer,
-    of_to_linen,
+    layer_factors,
+    to_linen_factors,
 )
 
-# A module under nn.jit that was traced before would come from JAX's cache, and no call be seen. A
-# new value here makes JAX trace it again.
-_trace_anew = jax.make_user_context(None)
+# Part of the key of JAX's caches. A new value makes JAX trace a module under nn.jit again, so that
+# its calls are intercepted.
+_trace_key = jax.make_user_context(None)
 
 
 def learnable_factors(model: nn.Module, rngs: Any, *example_inputs: Any, **kwargs: Any) -> Factors:
     """Reads the factors of all learnables of a model from its grouped convolutions.
 
-    The model is initialized in the abstract: nothing is computed.
+    The model is initialized abstractly: nothing is computed.
 
     Args:
         model: any Linen module.
-        rngs: as for ``model.init``.
-        *example_inputs: as for ``model.init``; ``jax.ShapeDtypeStruct`` will do for an array.
-        **kwargs: as for ``model.init``.
+        rngs: as in ``model.init``.
+        *example_inputs: as in ``model.init``; each array may be a ``jax.ShapeDtypeStruct``.
+        **kwargs: as in ``model.init``.
 
     Returns:
-        The factors, in pytrees of the structure of ``model.init(...)["params"]``. The learnables of
-        other layers have learning-rate factor 1 and L2 factor 1, or 0 where the leaf is named
-        ``bias``. In ``nn.WeightNorm``, the scale of a learnable has the learnable's factors.
+        The factors, in pytrees with the structure of ``model.init(...)["params"]``. The learnables
+        of other layers have learning-rate factor 1 and L2 factor 1, or L2 factor 0 if the leaf is
+        named ``bias``. In ``nn.WeightNorm``, the scale of a learnable has the learnable's factors.
 
     Raises:
-        ValueError: factors do not arrive: a module around a layer keeps the layer's parameters
-            under another path, or layers that share a learnable give it different factors.
+        ValueError: a module around a layer stores the layer's parameters under another path, or
+            layers that share a learnable have different factors for it.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -64,15 +64,15 @@ def learnable_factors(model: nn.Module, rngs: Any, *example_inputs: Any, **kwarg
     ) -> Any:
         nonlocal bridged
         module = context.module
-        # Within a bridge, modules are called whose paths begin there.
+        # The paths of modules within a bridge start at the bridge, which records them itself.
         if bridged or not module.is_initializing():
             return method(*args, **kwargs)
         if is_layer(module):
-            add(given, of_layer(module, join(module.path)))
+            add(given, layer_factors(module, join(module.path)))
         bridged = isinstance(module, nnx.bridge.ToLinen)
         try:
             if bridged and context.method_name == "__call__":
-                add(given, below(join(module.path), of_to_linen(module)))
+                add(given, below(join(module.path), to_linen_factors(module)))
             result = method(*args, **kwargs)
         finally:
             bridged = False
@@ -81,28 +81,28 @@ def learnable_factors(model: nn.Module, rngs: Any, *example_inputs: Any, **kwarg
             normalizations.append((join((*module.path, layer.name)), join(layer.path)))
         return result
 
-    with _trace_anew(object()), nn.intercept_methods(record):
+    with _trace_key(object()), nn.intercept_methods(record):
         params = _shapes(model.init, rngs, *example_inputs, **kwargs).get("params", {})
     check_arrival(params, given)
-    return collect_factors(params, given | _of_scales(params, given, normalizations))
+    return collect_factors(params, given | _scale_factors(params, given, normalizations))
 
 
-def _of_scales(
+def _scale_factors(
     params: Any, given: Mapping[str, Pair], normalizations: Iterable[tuple[str, str]]
 ) -> dict[str, Pair]:
-    """The factors of the scales in ``nn.WeightNorm``, which are those of what it normalizes."""
+    """The factors of the scales in ``nn.WeightNorm``: those of the normalized learnables."""
     paths = by_path(params)
-    found = {
+    pairs = {
         f"{scales}/{path.removeprefix(f'{layer}/')}/scale": pair
         for scales, layer in normalizations
         for path, pair in given.items()
         if path.startswith(f"{layer}/")
     }
-    return {path: pair for path, pair in found.items() if path in paths}
+    return {path: pair for path, pair in pairs.items() if path in paths}
 
 
 def _shapes(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Evaluates the shapes that a function returns; what is no array it receives as it is."""
+    """Evaluates the shapes of a function's results; only its array arguments become abstract."""
     leaves, structure = jax.tree.flatten((args, kwargs))
     arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype")}
 

@@ -12,17 +12,18 @@ from jax.typing import ArrayLike
 from grouped_conv_jax.initializers import Initializer
 from grouped_conv_jax.layer import _flax_conv
 from grouped_conv_jax.layer._arguments import FIELDS, Arguments, check_names
-from grouped_conv_jax.layer._hyperparameters import Hyperparameters, ReadOnlyProperties, checked
+from grouped_conv_jax.layer._hyperparameters import Hyperparameters, checked
+from grouped_conv_jax.layer._properties import ReadOnlyProperties
 
 
 class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):
-    """What grouped convolutions with any number of spatial axes share; not a layer itself."""
+    """The base class of grouped convolutions with any number of spatial axes."""
 
     spatial_axes: ClassVar[int]
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        # Linen makes every subclass a dataclass, which compares and hashes arrays.
+        # Linen makes every subclass a dataclass, whose own methods cannot compare or hash arrays.
         cls.__eq__ = Arguments.__eq__  # type: ignore[method-assign]
         cls.__hash__ = Arguments.__hash__  # type: ignore[method-assign]
         construct = cls.__init__
@@ -55,16 +56,16 @@ class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):
     def from_conv(
         cls, conv: nn.Conv, variables: Mapping[str, Any], **arguments: Any
     ) -> tuple[Self, dict[str, Any]]:
-        """Returns the layer that computes what a ``Conv`` of Flax does, with its variables.
+        """Converts a ``Conv`` of Flax and its variables to an equivalent layer and its variables.
 
         Args:
-            conv: any number of groups, and any padding of Flax.
-            variables: what ``conv.init`` returned, arrays of any kind.
-            **arguments: arguments of the layer that ``conv`` knows nothing of, such as factors.
+            conv: a ``Conv`` with any number of groups and any padding of Flax.
+            variables: the variables of ``conv``, with arrays of any kind.
+            **arguments: arguments of the layer that ``conv`` does not have, such as factors.
 
         Raises:
-            TypeError: ``conv`` is no ``Conv``, or its learnables are boxed with metadata, whose
-                axes would be others here.
+            TypeError: ``conv`` is not a ``Conv``, or its learnables are boxed with metadata, which
+                refers to the axes of Flax's kernel.
             ValueError: ``conv`` has an input dilation, a mask or another number of spatial axes.
 
         Example:
@@ -95,13 +96,13 @@ class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):
         return cls(**given | arguments), {**variables, "params": weights}
 
     def to_conv(self, variables: Mapping[str, Any]) -> tuple[nn.Conv, dict[str, Any]]:
-        """Returns the ``Conv`` of Flax that computes what this layer does, with its variables.
+        """Converts this layer and its variables to an equivalent ``Conv`` and its variables.
 
-        It takes the fast path, by its argument ``conv_general_dilated``, unless ``implementation``
-        is ``"lax"``.
+        The ``Conv`` takes the fast path, by its argument ``conv_general_dilated``, unless
+        ``implementation`` is ``"lax"``.
 
         Raises:
-            ValueError: Flax's ``Conv`` has no such padding or data format, or no such factors.
+            ValueError: Flax's ``Conv`` does not support the padding, data format or factors.
 
         Example:
             >>> import jax, jax.numpy as jnp
@@ -127,13 +128,13 @@ class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):
     def _learnable(
         self, layer: Hyperparameters, name: str, initialize: Initializer, shape: tuple[int, ...]
     ) -> jax.Array:
-        # Flax would report another shape with an error of its own kind.
+        # This precedes Flax's own check, whose error names neither the rule nor the axes.
         if self.has_variable("params", name):
             layer.check_learnable(name, nn.meta.unbox(self.get_variable("params", name)))
         elif self.has_variable("params", "kernel"):
             raise ValueError(
                 "params must hold weights, got the kernel of a Conv of Flax; "
-                f"{type(self).__name__}.from_conv or convert.from_hwio brings it here"
+                f"{type(self).__name__}.from_conv or convert.from_hwio converts it"
             )
         parameter = self.param(name, initialize, shape, self.param_dtype)
         layer.check_learnable(name, parameter)
@@ -141,14 +142,15 @@ class GroupedConv(nn.Module, Arguments, ReadOnlyProperties):
 
 
 class GroupedConv2D(GroupedConv):
-    """Convolves each group of channels with filters of its own.
+    """Convolves each group of channels with its own filters.
 
     Letters: ``B`` batch, ``H`` height, ``W`` width, ``C`` channels per group, ``F`` filters per
     group, ``G`` groups. Parameters: ``weights`` ``(filter height, filter width, C, F, G)`` and
     ``bias`` ``(1, 1, F, G)``.
 
     Attributes:
-        filter_size: in pixels: a positive integer for both directions, or (vertical, horizontal).
+        filter_size: size of the filters in pixels: a positive integer for both directions, or
+            (vertical, horizontal).
         num_filters_per_group: ``F``.
         num_groups: ``G``, which divides the number of input channels, or ``"channel-wise"`` for as
             many groups as the input has channels.
@@ -163,22 +165,22 @@ class GroupedConv2D(GroupedConv):
         weights_initializer: ``"glorot"``, ``"he"``, ``"narrow-normal"``, ``"zeros"``, ``"ones"``,
             or a callable ``(key, shape, dtype)``.
         bias_initializer: ``"zeros"``, ``"ones"``, ``"narrow-normal"``, or a callable.
-        initial_weights: array to start from; the initializer is then not used.
-        initial_bias: likewise.
-        weight_learn_rate_factor: multiplies the solver's learning rate for the weights; read by
-            :func:`grouped_conv_jax.linen.learnable_factors`, as are the next three.
-        bias_learn_rate_factor: likewise for the bias.
-        weight_l2_factor: multiplies the solver's L2 regularization for the weights.
-        bias_l2_factor: likewise for the bias.
-        data_format: one letter an axis, as in :func:`grouped_conv_jax.grouped_conv2d`.
-        dtype: of the computation; ``None`` for the promoted dtype of input and parameters.
-        param_dtype: of the parameters.
+        initial_weights: initial values of ``weights``, in place of the initializer.
+        initial_bias: initial values of ``bias``, likewise.
+        weight_learn_rate_factor: factor of the learning rate for the weights. Like the next three,
+            it takes effect through :func:`grouped_conv_jax.linen.learnable_factors`.
+        bias_learn_rate_factor: factor of the learning rate for the bias.
+        weight_l2_factor: factor of the L2 regularization for the weights.
+        bias_l2_factor: factor of the L2 regularization for the bias.
+        data_format: one letter per axis, as in :func:`grouped_conv_jax.grouped_conv2d`.
+        dtype: dtype of the computation; ``None`` for the promoted dtype of input and parameters.
+        param_dtype: dtype of the parameters.
         precision: as in ``jax.lax.conv_general_dilated``.
         implementation: as in :func:`grouped_conv_jax.grouped_conv2d`.
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: an argument has a wrong value; at the first call, the input does not fit.
+        ValueError: an argument has a wrong value or, at the first call, the input does not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -197,16 +199,16 @@ class GroupedConv2D(GroupedConv):
 
 
 class GroupedConv1D(GroupedConv):
-    """As :class:`GroupedConv2D` in one spatial dimension.
+    """:class:`GroupedConv2D` in one spatial dimension.
 
-    Letters as there, ``L`` for the length: ``x`` is ``(B, L, C*G)``, ``weights``
+    With the same letters and ``L`` for the length, ``x`` is ``(B, L, C*G)``, ``weights``
     ``(filter size, C, F, G)`` and ``bias`` ``(1, F, G)``. ``filter_size``, ``stride`` and
     ``dilation_factor`` are one number each; ``padding`` is ``"same"``, ``"valid"``, ``"causal"``,
     ``p`` or ``((before, after),)``, and ``data_format`` ``"BSC"`` by default.
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: an argument has a wrong value; at the first call, the input does not fit.
+        ValueError: an argument has a wrong value or, at the first call, the input does not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -222,9 +224,9 @@ class GroupedConv1D(GroupedConv):
 
 
 class GroupedConv3D(GroupedConv):
-    """As :class:`GroupedConv2D` in three spatial dimensions.
+    """:class:`GroupedConv2D` in three spatial dimensions.
 
-    Letters as there, ``D`` for the depth: ``x`` is ``(B, D, H, W, C*G)``, ``weights``
+    With the same letters and ``D`` for the depth, ``x`` is ``(B, D, H, W, C*G)``, ``weights``
     ``(filter depth, filter height, filter width, C, F, G)`` and ``bias`` ``(1, 1, 1, F, G)``.
     ``filter_size``, ``stride`` and ``dilation_factor`` are one number or three; ``padding`` is
     ``"same"``, ``"valid"``, ``p``, three numbers or three pairs (before, after), and
@@ -232,7 +234,7 @@ class GroupedConv3D(GroupedConv):
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: an argument has a wrong value; at the first call, the input does not fit.
+        ValueError: an argument has a wrong value or, at the first call, the input does not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -14,27 +14,29 @@ from grouped_conv_jax.linen._grouped_conv import GroupedConv2D
 
 
 class SeparableNetwork(nn.Module):
-    """Classifies images with a convolution, a channel-wise one and a 1x1 convolution.
+    """A channel-wise separable network that classifies images.
 
-    Convolution 3x3 to 32 channels; channel-wise convolution 3x3 with stride 2; convolution 1x1 to
-    16 channels; each padded ``"same"`` and followed by batch normalization and ReLU. Then max
-    pooling 2x2 with stride 2, a fully connected layer and softmax. All convolutions are
-    :class:`GroupedConv2D`.
+    The layers are a 3x3 convolution to 32 channels, a channel-wise 3x3 convolution with stride 2
+    and a 1x1 convolution to 16 channels, each padded ``"same"`` and followed by batch normalization
+    and ReLU; then 2x2 max pooling with stride 2, a fully connected layer and a softmax. All
+    convolutions are :class:`GroupedConv2D`.
 
-    Calling the module gives probabilities. The method :meth:`logits` gives what goes into the
-    softmax, which is what a loss such as ``optax.softmax_cross_entropy`` takes.
+    Calling the module returns probabilities. The method :meth:`logits` returns the inputs of the
+    softmax, for a loss such as ``optax.softmax_cross_entropy``.
 
     Letters: ``B`` batch, ``H`` height, ``W`` width, ``C`` channels, ``K`` classes.
 
     Attributes:
         num_classes: ``K``.
-        dtype: of the computation; ``None`` for the promoted dtype of input and parameters.
-        param_dtype: of the parameters.
-        implementation: of the convolutions, as in :func:`grouped_conv_jax.grouped_conv2d`.
+        dtype: dtype of the computation; ``None`` for the promoted dtype of input and parameters.
+        param_dtype: dtype of the parameters.
+        implementation: implementation of the convolutions, as in
+            :func:`grouped_conv_jax.grouped_conv2d`.
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: an argument has a wrong value; at the first call, the image is smaller than 3x3.
+        ValueError: an argument has a wrong value or, at the first call, the image is smaller than
+            3x3.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -45,7 +47,7 @@ class SeparableNetwork(nn.Module):
         >>> network.apply(variables, images).shape
         (2, 5)
 
-        In training the batch's own statistics normalize it, and the running ones change:
+        Training normalizes by the batch's statistics and updates the running ones:
 
         >>> logits, changes = network.apply(
         ...     variables, images, train=True, method="logits", mutable=["batch_stats"]
@@ -75,7 +77,8 @@ class SeparableNetwork(nn.Module):
             x: images.
             train: whether the batch normalizations use the batch's statistics and update the
                 running ones (collection ``batch_stats``, which must then be mutable).
-            mask: booleans ``(B,)``, which images count in the batch's statistics; ``None`` for all.
+            mask: booleans ``(B,)``, true for the images that count in the batch's statistics;
+                ``None`` counts all.
         """
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         parts.check_rank(np.shape(x))

@@ -15,7 +15,6 @@ from grouped_conv_jax.matlab._described import Described, Property
 
 _nonnegative = _values.nonnegative
 _positive_integer = _values.integer(1)
-_threshold = _values.number("a positive number, or infinity for no clipping", lambda x: x > 0)
 
 
 def _validation_data(name: str, value: Any) -> Any:
@@ -44,7 +43,7 @@ class TrainingOptions(Described):
         _values.word("l2norm", "global-l2norm", "absolute-value"),
         "l2norm",
     )
-    GradientThreshold = Property("Gradients are clipped above.", _threshold, math.inf)
+    GradientThreshold = Property("Gradients are clipped above.", _values.threshold, math.inf)
     MaxEpochs = Property("Number of epochs.", _positive_integer, 30)
     MiniBatchSize = Property("Images of an iteration.", _positive_integer, 128)
     Verbose = Property("Whether to print a table of the progress.", _values.logical, 1)

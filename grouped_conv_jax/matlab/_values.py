@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from grouped_conv_jax import _checks
@@ -59,29 +58,23 @@ def integer(minimum: int) -> Check:
 
 def auto_or_positive(name: str, value: Any) -> int | str:
     """A positive integer, or ``'auto'``."""
-    if isinstance(value, str):
-        return _checks.word(name, value, ("auto",), "a positive integer")
-    return _checks.integer(name, whole(value), 1)
+    return _checks.integer_or_word(name, whole(value), "auto")
 
 
-def number(rule: str, holds: Callable[[float], bool]) -> Check:
-    """A real number that keeps a rule."""
-
-    def check(name: str, value: Any) -> float | int:
-        plain = np.asarray(value).item() if np.ndim(value) == 0 else value
-        if isinstance(plain, bool) or not isinstance(plain, int | float):
-            raise TypeError(f"{name} must be {rule}, got {value!r}")
-        if not holds(plain):
-            raise ValueError(f"{name} must be {rule}, got {value!r}")
-        return plain
-
-    return check
+def number(interval: _checks.Interval) -> Check:
+    """A real number in an interval."""
+    return lambda name, value: _checks.number(name, value, interval)
 
 
-nonnegative = _checks.nonnegative_number
-positive = number("a positive finite number", lambda x: 0 < x < np.inf)
-fraction = number("a number of at least 0 and below 1", lambda x: 0 <= x < 1)
-unit = number("a number from 0 to 1", lambda x: 0 <= x <= 1)
+def nonnegative(name: str, value: Any) -> float:
+    """A nonnegative finite number, as a double."""
+    return float(_checks.number(name, value, _checks.NONNEGATIVE))
+
+
+positive = number(_checks.POSITIVE)
+threshold = number(_checks.THRESHOLD)
+fraction = number(_checks.FROM_0_BELOW_1)
+unit = number(_checks.FROM_0_TO_1)
 
 
 def logical(name: str, value: Any) -> int:
@@ -98,13 +91,7 @@ def array(axes: int) -> Check:
     def check(name: str, value: Any) -> Any:
         if value is None or (isinstance(value, list) and not value):
             return None
-        if not isinstance(value, np.ndarray | jax.Array) or not (
-            jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
-        ):
-            kind = getattr(value, "dtype", np.dtype(object))
-            raise TypeError(
-                f"{name} must be an array of real numbers, got {type(value).__name__} of {kind}"
-            )
+        _checks.check_real_dtype(name, value)
         if not value.size:
             return None
         return value.reshape(value.shape + (1,) * (axes - value.ndim))

@@ -1,4 +1,4 @@
-"""NNX modules, and what NNX users need around them."""
+"""NNX modules, and the factors of their learnables."""
 
 from grouped_conv_jax.nnx._factors import learnable_factors
 from grouped_conv_jax.nnx._grouped_conv import GroupedConv1D, GroupedConv2D, GroupedConv3D

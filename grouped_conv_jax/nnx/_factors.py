@@ -5,7 +5,7 @@ from typing import Any
 from flax import nnx
 
 from grouped_conv_jax.optim._factors import Factors
-from grouped_conv_jax.optim._layer_factors import collect_factors, of_nnx
+from grouped_conv_jax.optim._layer_factors import collect_factors, nnx_factors
 
 
 def learnable_factors(model: Any, wrt: nnx.filterlib.Filter = nnx.Param) -> Factors:
@@ -13,18 +13,18 @@ def learnable_factors(model: Any, wrt: nnx.filterlib.Filter = nnx.Param) -> Fact
 
     Args:
         model: an NNX module, or a container of modules.
-        wrt: which variables are learnables; what ``nnx.Optimizer`` gets as ``wrt``.
+        wrt: the filter that selects the learnables, as in ``nnx.Optimizer``.
 
     Returns:
-        The factors, in states of the structure of ``nnx.state(model, wrt)`` with floats for
-        parameters. The learnables of other layers have learning-rate factor 1 and L2 factor 1, or
-        0 where the leaf is named ``bias``. A shared layer counts once, where NNX first meets it.
-        In ``nnx.WeightNorm``, the scale of a learnable has the learnable's factors.
+        The factors, in states with the structure of ``nnx.state(model, wrt)`` and floats in place
+        of parameters. The learnables of other layers have learning-rate factor 1 and L2 factor 1,
+        or L2 factor 0 if the leaf is named ``bias``. A shared layer appears once, where NNX first
+        encounters it. In ``nnx.WeightNorm``, the scale of a learnable has the learnable's factors.
 
     Raises:
-        TypeError: ``model`` is not a module but its state: there the factors are no more.
-        ValueError: layers that share a learnable give it different factors, or the model holds a
-            Linen model in ``nnx.bridge.ToNNX`` whose layers cannot be told without its inputs.
+        TypeError: ``model`` is not a module; a module's state, for example, has no factors.
+        ValueError: layers that share a learnable have different factors for it, or the model holds
+            a Linen model in ``nnx.bridge.ToNNX`` whose layers are unknown without its inputs.
 
     Example:
         >>> from flax import nnx
@@ -41,7 +41,7 @@ def learnable_factors(model: Any, wrt: nnx.filterlib.Filter = nnx.Param) -> Fact
         {'bias': 1.0}
     """
     _check_model(model)
-    return collect_factors(nnx.state(model, wrt), of_nnx(model))
+    return collect_factors(nnx.state(model, wrt), nnx_factors(model))
 
 
 def _check_model(model: Any) -> None:
@@ -56,5 +56,5 @@ def _check_model(model: Any) -> None:
         raise TypeError(
             "model must be an NNX module or a container of modules, got "
             f"{type(model).__name__}; a state has no factors: read them from the module, which "
-            "nnx.merge makes of what nnx.split returned"
+            "nnx.merge restores from the results of nnx.split"
         )

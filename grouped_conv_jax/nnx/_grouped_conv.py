@@ -12,9 +12,10 @@ from grouped_conv_jax import _checks
 from grouped_conv_jax.initializers import Initializer
 from grouped_conv_jax.layer import _flax_conv
 from grouped_conv_jax.layer._arguments import FIELDS, Arguments, check_names
-from grouped_conv_jax.layer._hyperparameters import Hyperparameters, ReadOnlyProperties
+from grouped_conv_jax.layer._hyperparameters import Hyperparameters
+from grouped_conv_jax.layer._properties import ReadOnlyProperties
 
-# What construction alone needs, and what the shapes of the learnables follow from.
+# Arguments that only construction uses, or that determine the shapes of the learnables.
 _FIXED = (
     *("filter_size", "num_filters_per_group", "num_groups", "num_channels_per_group", "use_bias"),
     *("weights_initializer", "bias_initializer", "initial_weights", "initial_bias", "param_dtype"),
@@ -22,7 +23,7 @@ _FIXED = (
 
 
 class _Field:
-    """One of the hyperparameters as an attribute of the module."""
+    """A hyperparameter as an attribute of the module."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -37,7 +38,7 @@ class _Field:
 
 
 class GroupedConv(nnx.Module, ReadOnlyProperties):
-    """What grouped convolutions with any number of spatial axes share; not a layer itself."""
+    """The base class of grouped convolutions with any number of spatial axes."""
 
     spatial_axes: ClassVar[int]
     __init__: Callable[..., None]
@@ -50,8 +51,8 @@ class GroupedConv(nnx.Module, ReadOnlyProperties):
         layer = Hyperparameters(**values, axes=self.spatial_axes).resolve(
             self.num_channels, f"num_channels={self.num_channels}"
         )
-        # The learnables hold the initial values from here on; kept twice they would go into every
-        # state, and an initializer makes equal modules different.
+        # The initial arrays live on in the learnables; a second copy would enter every state. An
+        # initializer would make equal modules differ.
         self.hyperparameters = layer.without_initial_values()
         self.weights = self._learnable(
             "weights", layer.initialize_weights, layer.weights_shape, rngs
@@ -70,15 +71,15 @@ class GroupedConv(nnx.Module, ReadOnlyProperties):
 
     @classmethod
     def from_conv(cls, conv: nnx.Conv, **arguments: Any) -> Self:
-        """Returns the layer that computes what a ``Conv`` of Flax does, with copies of its arrays.
+        """Converts a ``Conv`` of Flax to an equivalent layer with copies of its arrays.
 
         Args:
-            conv: any number of groups, and any padding of Flax.
-            **arguments: arguments of the layer that ``conv`` knows nothing of, such as factors.
+            conv: a ``Conv`` with any number of groups and any padding of Flax.
+            **arguments: arguments of the layer that ``conv`` does not have, such as factors.
 
         Raises:
-            TypeError: ``conv`` is no ``Conv``, or its learnables are sharded by metadata, whose
-                axes would be others here.
+            TypeError: ``conv`` is not a ``Conv``, or its learnables are sharded by metadata, which
+                refers to the axes of Flax's kernel.
             ValueError: ``conv`` has an input dilation, a mask or another number of spatial axes.
 
         Example:
@@ -103,13 +104,13 @@ class GroupedConv(nnx.Module, ReadOnlyProperties):
         return cls(conv.in_features, **given | arguments, rngs=nnx.Rngs(0))
 
     def to_conv(self) -> nnx.Conv:
-        """Returns the ``Conv`` of Flax that computes what this layer does.
+        """Converts this layer to an equivalent ``Conv`` of Flax.
 
-        It takes the fast path, by its argument ``conv_general_dilated``, unless ``implementation``
-        is ``"lax"``.
+        The ``Conv`` takes the fast path, by its argument ``conv_general_dilated``, unless
+        ``implementation`` is ``"lax"``.
 
         Raises:
-            ValueError: Flax's ``Conv`` has no such padding or data format, or no such factors.
+            ValueError: Flax's ``Conv`` does not support the padding, data format or factors.
 
         Example:
             >>> from flax import nnx
@@ -144,23 +145,26 @@ for _name in FIELDS:
 
 
 def _constructor(data_format: str) -> Callable[..., None]:
-    """``__init__`` of a module, with the arguments of all grouped convolutions in its signature."""
-    self, keyword_only = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    """Returns the ``__init__`` of a module, with all arguments in its signature."""
+    positional, keyword_only = (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
     fields = inspect.signature(Arguments).parameters
-    shown = [
-        inspect.Parameter("self", self),
-        inspect.Parameter("num_channels", self, annotation=int),
+    parameters = [
+        inspect.Parameter("self", positional),
+        inspect.Parameter("num_channels", positional, annotation=int),
         *(fields | {"data_format": fields["data_format"].replace(default=data_format)}).values(),
         inspect.Parameter("rngs", keyword_only, annotation=nnx.Rngs),
     ]
-    signature = inspect.Signature(shown, return_annotation=None)
+    signature = inspect.Signature(parameters, return_annotation=None)
 
     def construct(self: GroupedConv, *arguments: Any, **keywords: Any) -> None:
         check_names(type(self).__name__, keywords, signature.parameters)
-        given = signature.bind(self, *arguments, **keywords)
-        given.apply_defaults()
-        values = {name: given.arguments[name] for name in FIELDS}
-        named = given.arguments
+        bound = signature.bind(self, *arguments, **keywords)
+        bound.apply_defaults()
+        named = bound.arguments
+        values = {name: named[name] for name in FIELDS}
         self._construct(named["num_channels"], Arguments(**values), named["rngs"])
 
     construct.__name__ = "__init__"
@@ -169,26 +173,26 @@ def _constructor(data_format: str) -> Callable[..., None]:
 
 
 class GroupedConv2D(GroupedConv):
-    """Convolves each group of channels with filters of its own.
+    """Convolves each group of channels with its own filters.
 
     Letters: ``B`` batch, ``H`` height, ``W`` width, ``C`` channels per group, ``F`` filters per
     group, ``G`` groups. Learnables: ``weights`` ``(filter height, filter width, C, F, G)`` and
-    ``bias`` ``(1, 1, F, G)``, or ``None``. The input's channels being known, ``num_groups`` and
-    ``num_channels_per_group`` are numbers as soon as the module exists.
+    ``bias`` ``(1, 1, F, G)``, or ``None``. Since the module knows the number of input channels,
+    ``num_groups`` and ``num_channels_per_group`` always read as numbers.
 
     Args:
         num_channels: number of input channels, ``C * G``.
-        rngs: where the initializers' keys come from (stream ``params``).
+        rngs: the source of the initializers' keys (stream ``params``).
 
     The other arguments are those of :class:`grouped_conv_jax.linen.GroupedConv2D`, in the same
-    order and with the same meaning, and are attributes of the module. What construction alone
-    needs reads as ``None`` afterwards: ``initial_weights``, ``initial_bias`` and initializers that
-    are callables. An attribute that is set is checked, and what changes the shape of the learnables
-    cannot be set.
+    order and with the same meaning, and are attributes of the module. After construction,
+    ``initial_weights``, ``initial_bias`` and initializers that are callables read as ``None``.
+    Assignments to attributes are checked. Attributes that determine the shapes of the learnables
+    cannot be assigned.
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: an argument has a wrong value; at a call, the input does not fit.
+        ValueError: an argument has a wrong value or, at a call, the input does not fit.
 
     Example:
         >>> import jax.numpy as jnp
@@ -208,13 +212,13 @@ class GroupedConv2D(GroupedConv):
 
 
 class GroupedConv1D(GroupedConv):
-    """As :class:`GroupedConv2D` in one spatial dimension.
+    """:class:`GroupedConv2D` in one spatial dimension.
 
-    :class:`grouped_conv_jax.linen.GroupedConv1D` says what differs.
+    :class:`grouped_conv_jax.linen.GroupedConv1D` documents the differences.
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: an argument has a wrong value; at a call, the input does not fit.
+        ValueError: an argument has a wrong value or, at a call, the input does not fit.
 
     Example:
         >>> import jax.numpy as jnp
@@ -230,13 +234,13 @@ class GroupedConv1D(GroupedConv):
 
 
 class GroupedConv3D(GroupedConv):
-    """As :class:`GroupedConv2D` in three spatial dimensions.
+    """:class:`GroupedConv2D` in three spatial dimensions.
 
-    :class:`grouped_conv_jax.linen.GroupedConv3D` says what differs.
+    :class:`grouped_conv_jax.linen.GroupedConv3D` documents the differences.
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: an argument has a wrong value; at a call, the input does not fit.
+        ValueError: an argument has a wrong value or, at a call, the input does not fit.
 
     Example:
         >>> import jax.numpy as jnp

@@ -16,32 +16,33 @@ from grouped_conv_jax.nnx._grouped_conv import GroupedConv2D
 
 
 class SeparableNetwork(nnx.Module):
-    """Classifies images with a convolution, a channel-wise one and a 1x1 convolution.
+    """A channel-wise separable network that classifies images.
 
-    The layers are those of :class:`grouped_conv_jax.linen.SeparableNetwork`, and are attributes
+    The layers are those of :class:`grouped_conv_jax.linen.SeparableNetwork`. They are attributes
     with the names of its parameters: ``convolution``, ``convolution_norm``, ``channel_wise``,
     ``channel_wise_norm``, ``pointwise``, ``pointwise_norm``, ``fully_connected``.
 
-    Calling the module gives probabilities. The method :meth:`logits` gives what goes into the
-    softmax, which is what a loss such as ``optax.softmax_cross_entropy`` takes. ``train()``, the
-    state of a new module, lets each batch's own statistics normalize it and updates the running
-    ones; ``eval()`` uses the running ones.
+    Calling the module returns probabilities. The method :meth:`logits` returns the inputs of the
+    softmax, for a loss such as ``optax.softmax_cross_entropy``. A new module is in training mode:
+    it normalizes by the batch's statistics and updates the running ones. ``eval()`` switches to the
+    running statistics, and ``train()`` back.
 
     Letters: ``B`` batch, ``H`` height, ``W`` width, ``C`` channels, ``K`` classes.
 
     Args:
         num_channels: ``C``.
         num_classes: ``K``.
-        image_size: of the images, in pixels: one number for both directions, or (height, width);
-            at least 3. The fully connected layer has a weight for every place in the image.
-        dtype: of the computation; ``None`` for the promoted dtype of input and parameters.
-        param_dtype: of the parameters.
-        implementation: of the convolutions, as in :func:`grouped_conv_jax.grouped_conv2d`.
-        rngs: where the initializers' keys come from (stream ``params``).
+        image_size: size of the images in pixels: one number for both directions, or
+            (height, width); at least 3. The size of the fully connected layer depends on it.
+        dtype: dtype of the computation; ``None`` for the promoted dtype of input and parameters.
+        param_dtype: dtype of the parameters.
+        implementation: implementation of the convolutions, as in
+            :func:`grouped_conv_jax.grouped_conv2d`.
+        rngs: the source of the initializers' keys (stream ``params``).
 
     Raises:
         TypeError: an argument is of the wrong kind.
-        ValueError: an argument has a wrong value; at a call, the images have another size.
+        ValueError: an argument has a wrong value or, at a call, the images have another size.
 
     Example:
         >>> import jax.numpy as jnp
@@ -99,7 +100,8 @@ class SeparableNetwork(nnx.Module):
 
         Args:
             x: images.
-            mask: booleans ``(B,)``, which images count in the batch's statistics; ``None`` for all.
+            mask: booleans ``(B,)``, true for the images that count in the batch's statistics;
+                ``None`` counts all.
         """
         parts.check_rank(np.shape(x))
         if np.shape(x)[-3:-1] != self.image_size:

@@ -1,6 +1,5 @@
-"""A grouped convolution with its options checked: padding, layout and bias around a marked one."""
+"""Computes a grouped convolution: padding, layout and bias around a marked convolution of lax."""
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -8,75 +7,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from grouped_conv_jax import _checks
 from grouped_conv_jax._layout import Layout
-from grouped_conv_jax._padding import AXES, Padding, Sides
+from grouped_conv_jax._padding import AXES, Sides
 from grouped_conv_jax.operation import _choice, _lowering, _marks
-from grouped_conv_jax.operation._choice import check_implementation
 from grouped_conv_jax.operation._description import Convolution, Role, is_known
+from grouped_conv_jax.operation._options import Options
 from grouped_conv_jax.operation.implementations import lax_convolution
 from grouped_conv_jax.operation.sharding._explicit import as_planned, is_on_explicit_axes
 
-# Every module that marks convolutions imports this one, so that no mark is without its rule.
+# Every module that marks convolutions imports this one, so that the rule for marks is installed.
 _lowering.install()
 
 _NUMBERS = {4: "four", 5: "five", 6: "six"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the keyword arguments of a grouped convolution say, checked and hashable.
-
-    Attributes:
-        layout: the order of the input's axes.
-        strides: one number a spatial axis.
-        dilation: likewise.
-        padding: how much is added around the image, and what.
-        implementation: the name of one, or ``None``.
-        precision: as ``jax.lax`` takes it.
-        element_type: dtype of sums and result, or ``None``.
-    """
-
-    layout: Layout
-    strides: tuple[int, ...]
-    dilation: tuple[int, ...]
-    padding: Padding
-    implementation: str | None
-    precision: Any
-    element_type: np.dtype[Any] | None
-
-    @classmethod
-    def parse(
-        cls,
-        axes: int,
-        *,
-        stride: Any = 1,
-        dilation_factor: Any = 1,
-        padding: Any = 0,
-        padding_value: Any = 0,
-        data_format: Any,
-        implementation: Any = None,
-        precision: Any = None,
-        preferred_element_type: Any = None,
-    ) -> "Options":
-        """Checks the keyword arguments of :func:`grouped_conv` for a number of spatial axes."""
-        return cls(
-            Layout.parse(data_format, axes),
-            _checks.per_axis("stride", stride, axes),
-            _checks.per_axis("dilation_factor", dilation_factor, axes),
-            Padding.parse(padding, padding_value, axes),
-            check_implementation(implementation),
-            lax_convolution.check_precision(precision),
-            _element_type(preferred_element_type),
-        )
-
-
 def apply(options: Options, x: jax.Array, weights: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """:func:`grouped_conv` with its options checked and its arrays of one dtype."""
+    """Computes :func:`grouped_conv` from checked options and arrays of one dtype."""
     traced = any(isinstance(array, jax.core.Tracer) for array in (x, weights, bias))
-    return (_apply if traced else _apply_at_once)(options, x, weights, bias)
+    return (_apply if traced else _jitted_apply)(options, x, weights, bias)
 
 
 def _apply(options: Options, x: jax.Array, weights: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -102,20 +53,20 @@ def _apply(options: Options, x: jax.Array, weights: jax.Array, bias: jax.Array |
         element_type,
     )
     kernel = _to_kernel(weights)
-    carried = image.shape[: -1 - axes]
+    leading = image.shape[: -1 - axes]
     batch = (
-        image if len(carried) == 1 else image.reshape(math.prod(carried), *image.shape[-1 - axes :])
+        image if len(leading) == 1 else image.reshape(math.prod(leading), *image.shape[-1 - axes :])
     )
     y = convolve(batch, kernel, convolution, options.implementation)
-    if len(carried) != 1:
-        y = y.reshape(*carried, *y.shape[1:])
+    if len(leading) != 1:
+        y = y.reshape(*leading, *y.shape[1:])
     if bias is not None:
         y = _add_bias(y, bias)
     return layout.from_canonical(y)
 
 
-# Outside of a program, one compiled call instead of one for each operation.
-_apply_at_once = jax.jit(_apply, static_argnums=0, inline=True)
+# For eager calls, which would otherwise dispatch each operation separately.
+_jitted_apply = jax.jit(_apply, static_argnums=0, inline=True)
 
 
 def convolve(
@@ -136,7 +87,7 @@ def convolve(
 def promote(
     x: ArrayLike, weights: ArrayLike, bias: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Brings arrays from users to one floating-point dtype by JAX's rules."""
+    """Promotes the arrays to one floating-point dtype by JAX's rules."""
     given = {"x": x, "weights": weights} | ({} if bias is None else {"bias": bias})
     for name, value in given.items():
         _checks.floating_array(name, value)
@@ -145,7 +96,7 @@ def promote(
                 f"{name} must be an array, got {value}; jax.eval_shape calls a function with shapes"
             )
     arrays = [a if isinstance(a, jax.Array) else jnp.asarray(a) for a in given.values()]
-    # Eagerly, even a cast to the same dtype takes time.
+    # An eager cast costs time even if it keeps the dtype.
     if any(array.dtype != arrays[0].dtype for array in arrays):
         dtype = jnp.result_type(*arrays)
         arrays = [array.astype(dtype) for array in arrays]
@@ -186,32 +137,32 @@ def _check_shapes(
 
 
 def weights_axes(axes: int) -> str:
-    """What the axes of the weights are, for messages."""
+    """Names of the axes of the weights, for messages."""
     size = ", ".join(f"filter {axis}" for axis in AXES[axes])
     return f"({size}, channels per group, filters per group, groups)"
 
 
 def bias_axes(axes: int) -> str:
-    """What the axes of the bias are, for messages."""
+    """Names of the axes of the bias, for messages."""
     return f"({'1, ' * axes}filters per group, groups)"
 
 
 def _check_sharding(name: str, learnable: jax.Array) -> None:
-    """Where shardings are part of the type, learnables are split by groups or not at all."""
+    """Raises ``ValueError`` if the type of a learnable is sharded over any axis but the groups."""
     spec = jax.typeof(learnable).sharding.spec
     if any(spec[: learnable.ndim - 1]):
         raise ValueError(
-            f"{name} of shape {learnable.shape} must not be sharded but over its last axis, the "
-            f"groups, got {spec}; use jax.sharding.reshard"
+            f"{name} of shape {learnable.shape} must not be sharded except over its last axis, "
+            f"the groups, got {spec}; use jax.sharding.reshard"
         )
 
 
 def _without_unused_pixels(
     image: jax.Array, sides: Sides, filter_size: tuple[int, ...], options: Options
 ) -> jax.Array:
-    """Cuts off the last pixels that no filter reaches, where sizes are symbols.
+    """Crops trailing pixels that no filter covers, along axes of symbolic size.
 
-    Their number is a symbol, too, which lax's gradients do not take for a padding.
+    The number of such pixels is symbolic too, and lax's gradients accept no symbolic padding.
     """
     first = image.ndim - 1 - len(sides)
     along = zip(sides, filter_size, options.strides, options.dilation, strict=True)
@@ -241,7 +192,7 @@ def _check_filter_fits(
 
 
 def _to_kernel(weights: jax.Array) -> jax.Array:
-    """``(*filter, C, G*F)`` from weights ``(*filter, C, F, G)``."""
+    """Converts weights ``(*filter, C, F, G)`` to a kernel ``(*filter, C, G*F)``."""
     *size, channels, filters, groups = weights.shape
     n = len(size)
     return jax.lax.reshape(
@@ -257,21 +208,11 @@ def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     vector = jax.lax.reshape(
         jax.lax.transpose(bias, (*range(n), n + 1, n)), (*ones, groups * filters)
     )
-    # A step of its own, since a reshape in one has no sharding rule where the groups are sharded.
+    # A reshape that added these axes too would have no sharding rule for sharded groups.
     vector = jax.lax.expand_dims(vector, range(y.ndim - 1 - n))
-    # In 16 bits the bias's cotangent, a sum over all pixels, would be accumulated in 16 bits.
+    # Otherwise the bias's cotangent, a sum over all pixels, would accumulate in 16 bits.
     wide = jnp.float32 if y.dtype.itemsize == 2 else y.dtype
     return (y.astype(wide) + vector.astype(wide)).astype(y.dtype)
-
-
-def _element_type(preferred: DTypeLike | None) -> np.dtype[Any] | None:
-    """A hashable dtype that sums can have."""
-    if preferred is None:
-        return None
-    dtype = _checks.floating_dtype("preferred_element_type", preferred)
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise ValueError(f"preferred_element_type={preferred!r} needs jax_enable_x64")
-    return dtype
 
 
 def _not_narrower(preferred: np.dtype[Any] | None, operands: np.dtype[Any]) -> np.dtype[Any] | None:

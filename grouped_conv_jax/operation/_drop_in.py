@@ -28,15 +28,15 @@ def conv_general_dilated(
     preferred_element_type: DTypeLike | None = None,
     out_sharding: Any = None,
 ) -> jax.Array:
-    """Does what ``jax.lax.conv_general_dilated`` does, and grouped convolutions faster.
+    """Computes ``jax.lax.conv_general_dilated``, with a fast path for grouped convolutions.
 
-    It is ``jax.lax.conv_general_dilated`` under the mark of :func:`grouped_conv_jax.accelerate`:
-    grouped convolutions of floating-point arrays take the fast path, for any number of spatial
-    dimensions and any dimension numbers, and so does one group where that is faster. Everything
-    else is lowered as lax lowers it.
+    This function calls ``jax.lax.conv_general_dilated`` in the scope of
+    :func:`grouped_conv_jax.accelerate`. Grouped convolutions of floating-point arrays take the fast
+    path, for any number of spatial dimensions and any dimension numbers, and so do ungrouped ones
+    where that is faster. Everything else is lowered as lax lowers it.
 
     Args:
-        lhs: input, axes as ``dimension_numbers`` says.
+        lhs: input, with axes ordered by ``dimension_numbers``.
         rhs: filters, likewise.
         window_strides: step between outputs along each spatial axis.
         padding: ``"SAME"``, ``"VALID"``, ``"SAME_LOWER"`` or (before, after) for each spatial axis.
@@ -44,20 +44,20 @@ def conv_general_dilated(
         rhs_dilation: distance between filter taps along each spatial axis.
         dimension_numbers: as in ``jax.lax.conv_general_dilated``.
         feature_group_count: number of groups.
-        batch_group_count: number of groups of the batch.
+        batch_group_count: number of groups that the batch is split into.
         precision: as in ``jax.lax.conv_general_dilated``.
         preferred_element_type: dtype of sums and result.
         out_sharding: as in ``jax.lax.conv_general_dilated``.
 
     Returns:
-        The convolution, its axes as ``dimension_numbers`` says.
+        The convolution, with axes ordered by ``dimension_numbers``.
 
     Raises:
         TypeError: as ``jax.lax.conv_general_dilated``, whose checks run first.
         ValueError: likewise.
 
     Example:
-        An existing Flax model gets it by one argument, its parameters untouched:
+        An existing Flax model needs one more argument; its parameters stay the same:
 
         >>> import flax.linen as nn, jax, jax.numpy as jnp
         >>> from grouped_conv_jax import conv_general_dilated
@@ -80,21 +80,21 @@ def conv_general_dilated(
         preferred_element_type,
         out_sharding,
     )
-    at_once = _are_concrete(lhs, rhs) and _is_hashable(arguments)
-    return (_convolve_at_once if at_once else _convolve)(lhs, rhs, *arguments)
+    is_eager = _are_concrete(lhs, rhs) and _is_hashable(arguments)
+    return (_jitted_convolve if is_eager else _convolve)(lhs, rhs, *arguments)
 
 
 def _convolve(lhs: jax.Array, rhs: jax.Array, *arguments: Any) -> jax.Array:
     *own, out_sharding = arguments
     if own[_GROUPS] != 1 and out_sharding is None and is_on_explicit_axes(lhs, rhs):
-        return _convolve_as_planned(lhs, rhs, own)
+        return _convolve_on_explicit_axes(lhs, rhs, own)
     with _marks.scope(None):
         return lax.conv_general_dilated(lhs, rhs, *arguments)
 
 
 _GROUPS = 5
-# Outside of a program, one compiled call: lax's own Python takes longer than small convolutions.
-_convolve_at_once = jax.jit(_convolve, static_argnums=range(2, 12), inline=True)
+# For eager calls: lax's own Python takes longer than small convolutions.
+_jitted_convolve = jax.jit(_convolve, static_argnums=range(2, 12), inline=True)
 
 
 def _are_concrete(*arrays: Any) -> bool:
@@ -115,14 +115,14 @@ conv_general_dilated_with_pointwise = conv_general_dilated
 """An older name of :func:`conv_general_dilated`."""
 
 
-def _convolve_as_planned(lhs: jax.Array, rhs: jax.Array, arguments: list[Any]) -> jax.Array:
-    """Over explicit axes of a mesh lax has no rule for groups; in canonical order, we have."""
-    # The checks are lax's own, and so are their messages; but more may be sharded here than there.
-    whole = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (lhs, rhs)]
+def _convolve_on_explicit_axes(lhs: jax.Array, rhs: jax.Array, arguments: list[Any]) -> jax.Array:
+    """Computes a grouped convolution over explicit axes, for which lax has no sharding rule."""
+    # Tracing without the mesh applies lax's argument checks but not its checks of shardings.
+    images, filters = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (lhs, rhs))
     with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
-        equation = jax.make_jaxpr(lambda a, b: lax.conv_general_dilated(a, b, *arguments))(*whole)
-    (found,) = equation.eqns
-    matched = forward_pass(whole[0], whole[1], found.params)
+        convolve_types = jax.make_jaxpr(lambda a, b: lax.conv_general_dilated(a, b, *arguments))
+        (equation,) = convolve_types(images, filters).eqns
+    matched = forward_pass(images, filters, equation.params)
     if isinstance(matched, str):
         return lax.conv_general_dilated(lhs, rhs, *arguments)
     return matched.result(convolve(*matched.operands(lhs, rhs), matched.convolution, None))

@@ -26,14 +26,14 @@ def compute(
 
     Args:
         lhs: the role's first operand, in canonical order.
-        rhs: the second one.
-        role: what to compute.
+        rhs: the role's second operand.
+        role: the role to compute.
         convolution: the static description.
-        dtype: of the result.
+        dtype: the dtype of the result.
         platform: as :func:`grouped_conv_jax.operation._choice.choose` takes it.
-        implementation: the name of one, or ``None``.
-        exported: whether the program is to run elsewhere.
-        devices: over how many XLA may split what is computed here.
+        implementation: the name of an implementation, or ``None``.
+        exported: whether the program is exported, and may run on another machine.
+        devices: the number of devices that XLA may partition the computation over.
     """
     result = convolution.shape(role, lhs.shape, rhs.shape)
     if 0 in (*lhs.shape, *rhs.shape, *result):
@@ -44,11 +44,11 @@ def compute(
     choice = _choice.choose(role, convolution, *widths, setting, implementation)
     preferred = convolution.preferred_element_type
     if role != Role.FORWARD and preferred is not None:
-        # A gradient's sums are as wide as is asked for, too.
+        # preferred_element_type applies to the sums of gradients too.
         wide = max(jnp.dtype(preferred), lhs.dtype, key=lambda dtype: dtype.itemsize)
         lhs, rhs = lhs.astype(wide), rhs.astype(wide)
     if choice.implementation == "native":
-        # The kernels round once, to what is wanted.
+        # The kernels round their sums once, to the dtype of the result.
         convolution = dataclasses.replace(convolution, preferred_element_type=dtype)
     function = choice.function(role, platform, devices)
     return function(lhs, rhs, convolution=convolution).astype(dtype)

@@ -1,4 +1,4 @@
-"""Tells which implementation computes what, and why."""
+"""Reports which implementation computes each convolution of a program, and why."""
 
 import functools
 import math
@@ -14,16 +14,16 @@ from grouped_conv_jax.operation._functional import grouped_conv
 
 
 class Explanation(NamedTuple):
-    """What runs one convolution of a program.
+    """How one convolution of a program is computed.
 
     Attributes:
         role: ``"forward"``, ``"input_gradient"`` or ``"filter_gradient"`` of a grouped
-            convolution; ``None`` for what is left to JAX unseen.
-        implementation: its name; ``"lax"`` is JAX's own.
-        reason: why it was chosen, or why the convolution stays JAX's.
-        shapes: of the two operands.
-        flops: multiplications and additions, those with padding included.
-        where: the line that it was written in.
+            convolution; ``None`` if the convolution is left to JAX without being matched.
+        implementation: the implementation's name; ``"lax"`` is JAX's own.
+        reason: why it was chosen, or why the convolution is left to JAX.
+        shapes: the shapes of the two operands.
+        flops: the number of multiplications and additions, including those with padding.
+        where: the source line of the convolution.
     """
 
     role: str | None
@@ -43,28 +43,29 @@ def explain(
     x: Any, weights: Any, bias: Any = None, /, *, platform: str | None = None, **keywords: Any
 ) -> dict[str, Choice]: ...
 def explain(subject: Any, /, *arguments: Any, platform: str | None = None, **keywords: Any) -> Any:
-    """Tells the implementation of each convolution of a program, or of one, and why it is used.
+    """Reports the implementation of each convolution of a program, or of a single convolution.
 
-    Nothing is computed, so ``jax.ShapeDtypeStruct`` will do for arrays. What is told holds on one
-    device. A reason that says "estimated" rests on what a compiler estimates, not on a measurement.
+    Nothing is computed, so each array may be a ``jax.ShapeDtypeStruct``. The report is for one
+    device. A reason that says "estimated" rests on a compiler's estimate, not on a measurement.
 
     Args:
-        subject: a function, in whose program the convolutions are looked up; or ``x``, as for
+        subject: a function, whose convolutions are reported; or ``x``, as for
             :func:`grouped_conv_jax.grouped_conv`.
-        *arguments: those of the function; or ``weights`` and perhaps ``bias``.
+        *arguments: the function's arguments; or ``weights`` and optionally ``bias``.
         platform: ``"cpu"``, ``"cuda"`` (or ``"gpu"``), ``"rocm"`` or ``"tpu"``; by default JAX's
             default backend.
-        **keywords: of the function, or of :func:`grouped_conv_jax.grouped_conv`.
+        **keywords: keyword arguments of the function, or of
+            :func:`grouped_conv_jax.grouped_conv`.
 
     Returns:
-        Of a function, a list with an :class:`Explanation` of each convolution. Of arrays, for
-        ``"forward"``, ``"input_gradient"`` and ``"filter_gradient"`` a pair
+        For a function, a list with an :class:`Explanation` of each convolution. For arrays, a
+        dictionary from ``"forward"``, ``"input_gradient"`` and ``"filter_gradient"`` to a pair
         ``(implementation, reason)``.
 
     Raises:
-        TypeError: as the function; or ``platform`` is not a word.
-        ValueError: likewise; or ``platform`` is none of the four.
-        NotImplementedError: the implementation asked for cannot compute the convolution.
+        TypeError: the function raises it, or ``platform`` is not a string.
+        ValueError: the function raises it, or there is no such ``platform``.
+        NotImplementedError: the requested implementation cannot compute the convolution.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -75,8 +76,8 @@ def explain(subject: Any, /, *arguments: Any, platform: str | None = None, **key
         'native'
         >>> def loss(weights, x):
         ...     return jnp.sum(grouped_conv2d(x, weights) ** 2)
-        >>> for told in explain(jax.grad(loss), weights, x, platform="tpu"):
-        ...     print(told.role, told.implementation)
+        >>> for convolution in explain(jax.grad(loss), weights, x, platform="tpu"):
+        ...     print(convolution.role, convolution.implementation)
         forward lax
         filter_gradient lax
     """
@@ -93,14 +94,14 @@ def explain(subject: Any, /, *arguments: Any, platform: str | None = None, **key
 def _explanation(equation: Any, platform: str) -> Explanation:
     lhs, rhs = (variable.aval for variable in equation.invars)
     (out,) = (variable.aval for variable in equation.outvars)
-    mark = _marks.of(_jax_internals.metadata(equation.ctx))
-    found, (implementation, reason) = _lowering.decide(mark, lhs, rhs, equation.params, platform)
-    # Each number of the result is a sum over a filter, whatever the role, but for the holes that
-    # the stride of an input gradient leaves.
+    mark = _marks.read(_jax_internals.metadata(equation.ctx))
+    match, (implementation, reason) = _lowering.decide(mark, lhs, rhs, equation.params, platform)
+    # Each element of the result is a sum over one filter, whatever the role. In an input gradient,
+    # the dilation of lhs by the stride makes most of the products zero.
     outputs = rhs.shape[equation.params["dimension_numbers"].rhs_spec[0]]
     outputs *= math.prod(equation.params["lhs_dilation"])
     return Explanation(
-        found.role.name.lower() if found else None,
+        match.role.name.lower() if match else None,
         implementation,
         reason,
         (lhs.shape, rhs.shape),
@@ -114,19 +115,20 @@ def _explain_one(
 ) -> dict[str, Choice]:
     convolve = functools.partial(grouped_conv, **keywords)
 
-    def last(*arguments: int) -> Choice:
-        """The last convolution of the forward pass and of what is pulled back to arguments."""
+    def choice(*argnums: int) -> Choice:
+        """The choice for the gradient in an argument; for the forward pass if none is given."""
 
         def program(*operands: Any) -> Any:
-            def of_some(*some: Any) -> jax.Array:
-                replaced = dict(enumerate(operands)) | dict(zip(arguments, some, strict=True))
-                return convolve(*replaced.values())
+            def function(*differentiated: Any) -> jax.Array:
+                replaced = dict(zip(argnums, differentiated, strict=True))
+                return convolve(*(dict(enumerate(operands)) | replaced).values())
 
-            y, pull = jax.vjp(of_some, *(operands[i] for i in arguments))
-            return pull(y) if arguments else y
+            y, pull_back = jax.vjp(function, *(operands[i] for i in argnums))
+            return pull_back(y) if argnums else y
 
-        *_, equation = _jax_internals.convolutions(jax.make_jaxpr(program)(x, weights, bias).jaxpr)
-        told = _explanation(equation, platform)
-        return Choice(told.implementation, told.reason)
+        # The gradient's convolution follows that of the forward pass.
+        *_, last = _jax_internals.convolutions(jax.make_jaxpr(program)(x, weights, bias).jaxpr)
+        explanation = _explanation(last, platform)
+        return Choice(explanation.implementation, explanation.reason)
 
-    return {"forward": last(), "input_gradient": last(0), "filter_gradient": last(1)}
+    return {"forward": choice(), "input_gradient": choice(0), "filter_gradient": choice(1)}

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from grouped_conv_jax._layout import default_format
 from grouped_conv_jax.operation import _call
-from grouped_conv_jax.operation._call import Options
+from grouped_conv_jax.operation._options import Options
 
 
 def grouped_conv(
@@ -28,21 +28,21 @@ def grouped_conv(
     """Convolves each group of channels with its own filters, in one to three spatial dimensions.
 
     Letters: ``B`` batch, ``C`` channels per group, ``F`` filters per group, ``G`` groups; ``n`` is
-    the number of spatial dimensions, which ``weights`` decides.
+    the number of spatial dimensions, which follows from ``weights``.
 
     Args:
-        x: input, ``(B, *spatial, C*G)`` or as ``data_format`` says.
+        x: input ``(B, *spatial, C*G)``, with axes ordered by ``data_format``.
         weights: ``(*filter size, C, F, G)``.
         bias: ``(*(1,) * n, F, G)``, or ``None``.
         stride: step between outputs, in pixels: a positive integer, or ``n`` of them.
         dilation_factor: distance between filter taps, in pixels, likewise.
-        padding: ``"same"``, ``"valid"``, ``p``, ``n`` numbers (one an axis, for both sides) or
-            ``n`` pairs (before, after), in pixels; for two dimensions also ``(t, b, l, r)``; for
-            one also ``"causal"``: all of ``(filter size - 1) * dilation_factor`` in front, so that
-            output ``t`` reads inputs up to ``t``.
+        padding: ``"same"``, ``"valid"``, ``p``, ``n`` numbers (one per axis, for both sides) or
+            ``n`` pairs (before, after), in pixels. In two dimensions also ``(t, b, l, r)``. In one
+            dimension also ``"causal"``, which adds ``(filter size - 1) * dilation_factor`` pixels
+            in front, so that output ``t`` depends on inputs up to ``t``.
         padding_value: as for :func:`grouped_conv2d`.
-        data_format: as for :func:`grouped_conv2d`, with ``n`` times ``S``; by default ``B``, the
-            spatial axes, ``C``.
+        data_format: as for :func:`grouped_conv2d`, with ``S`` repeated ``n`` times. By default
+            ``B``, the spatial axes, ``C``.
         implementation: as for :func:`grouped_conv2d`.
         precision: as in ``jax.lax.conv_general_dilated``.
         preferred_element_type: as for :func:`grouped_conv2d`.
@@ -52,7 +52,7 @@ def grouped_conv(
 
     Raises:
         TypeError: as :func:`grouped_conv2d`.
-        ValueError: as :func:`grouped_conv2d`; or ``weights`` has not four to six axes.
+        ValueError: as :func:`grouped_conv2d`, or ``weights`` does not have four to six axes.
 
     Example:
         A causal moving sum over three steps, channel by channel:
@@ -100,14 +100,14 @@ def grouped_conv2d(
     precision: Any = None,
     preferred_element_type: DTypeLike | None = None,
 ) -> jax.Array:
-    """Convolves each group of channels with filters of its own.
+    """Convolves each group of channels with its own filters.
 
-    A cross-correlation, as in every deep-learning library: filters are not flipped. Letters:
-    ``B`` batch, ``H`` height, ``W`` width, ``C`` channels per group, ``F`` filters per group,
-    ``G`` groups.
+    Like every deep-learning library, this computes a cross-correlation: filters are not flipped.
+    Letters: ``B`` batch, ``H`` height, ``W`` width, ``C`` channels per group, ``F`` filters per
+    group, ``G`` groups.
 
     Args:
-        x: input, ``(B, H, W, C*G)`` or as ``data_format`` says.
+        x: input ``(B, H, W, C*G)``, with axes ordered by ``data_format``.
         weights: ``(filter height, filter width, C, F, G)``.
         bias: ``(1, 1, F, G)``, or ``None``.
         stride: step between outputs, in pixels: a positive integer, or (vertical, horizontal).
@@ -119,14 +119,15 @@ def grouped_conv2d(
         padding_value: a number, ``"symmetric-include-edge"``, ``"symmetric-exclude-edge"``,
             ``"replicate"`` or ``"circular"`` (``np.pad``'s ``symmetric``, ``reflect``, ``edge``
             and ``wrap``).
-        data_format: one letter an axis of ``x`` and of the result: ``S`` twice (height first),
-            ``C``, and ``B``, ``T``, ``U`` where they exist, in any order; ``T`` and ``U`` are
-            carried along like a batch. A leading ``B`` stands for any number of axes. Or
-            ``"NHWC"``, ``"NCHW"``.
-        implementation: ``None`` for the best one, or the name of one; ``"lax"`` is the reference.
+        data_format: one letter per axis of ``x`` and of the result, in any order: ``S`` twice
+            (height first), ``C`` once, and ``B``, ``T``, ``U`` at most once each. ``T`` and ``U``
+            are treated like a batch. A leading ``B`` stands for any number of axes. ``"NHWC"`` and
+            ``"NCHW"`` are accepted too.
+        implementation: the name of an implementation, or ``None`` to choose one by device and
+            shape. ``"lax"`` is the reference.
         precision: as in ``jax.lax.conv_general_dilated``.
-        preferred_element_type: dtype of sums and result; by default the promoted dtype of the
-            arguments, sums over 16-bit inputs being accumulated in float32.
+        preferred_element_type: dtype of sums and result. By default the promoted dtype of the
+            arguments; sums over 16-bit inputs are accumulated in float32.
 
     Returns:
         ``(B, H', W', F*G)`` in the same ``data_format``. Output channel ``g * F + f`` is filter
@@ -134,8 +135,8 @@ def grouped_conv2d(
 
     Raises:
         TypeError: an argument is of the wrong kind, for example integers in ``x``.
-        ValueError: an argument has a wrong value, the shapes do not fit each other, or, on a mesh
-            with explicit axes, an argument is sharded in a way that the result cannot have.
+        ValueError: an argument has a wrong value, the shapes do not match, or, on a mesh with
+            explicit axes, an argument is sharded in a way that the operation does not support.
 
     Example:
         Two groups of two channels, three filters each:

@@ -1,15 +1,15 @@
-"""Everything this package uses of JAX below its documented interface, in one place.
+"""Every undocumented interface of JAX that this package uses.
 
-- ``jax.interpreters.mlir``: ``register_lowering`` and ``lower_fun``; the tables
-  ``_lowerings`` and ``_platform_specific_lowerings``, to chain a rule in front of JAX's own; and
-  what a rule is told of the program (``jaxpr_eqn_ctx``, ``platforms``, ``module_context`` with its
-  ``axis_context`` and ``lowering_parameters``).
-- ``JaxprEqn.ctx.xla_metadata``, where ``jax.experimental.xla_metadata`` leaves its marks.
+- ``jax.interpreters.mlir``: ``register_lowering`` and ``lower_fun``; the tables ``_lowerings`` and
+  ``_platform_specific_lowerings``, to chain a rule in front of JAX's own; and the context of a
+  lowering rule (``jaxpr_eqn_ctx``, ``platforms``, ``module_context`` with its ``axis_context`` and
+  ``lowering_parameters``).
+- ``JaxprEqn.ctx.xla_metadata``, which holds the marks of ``jax.experimental.xla_metadata``.
 - ``jax.extend.core.Primitive``, for the computation of one shard.
-- The compiler's form of a sharding (``_to_xla_hlo_sharding``).
+- ``_to_xla_hlo_sharding``, which converts a sharding to the compiler's form.
 
-Tried with JAX 0.10.0, 0.10.2 and 0.12.0.1; ``tests/test_jax_interfaces.py`` fails loudly when one
-of them changes. Without the rule tables every convolution is still computed, by JAX's own rule.
+Tested with JAX 0.10.0, 0.10.2 and 0.12.0.1; ``tests/test_jax_interfaces.py`` fails when one of them
+changes. If the rule tables are missing, JAX's own rule computes every convolution.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ LoweringRule = Callable[..., Any]
 
 
 def chain_in_front_of_convolutions(rule: Callable[..., Any]) -> bool:
-    """Puts a lowering rule in front of each that JAX has for ``conv_general_dilated``.
+    """Wraps each of JAX's lowering rules for ``conv_general_dilated``.
 
     Args:
-        rule: takes JAX's own rule first, then what that takes.
+        rule: a lowering rule that takes JAX's own rule as an additional first argument.
 
     Returns:
-        Whether it is in place. If this version of JAX has no such tables, nothing changes.
+        Whether the rule is installed. If this version of JAX has no such tables, nothing changes.
     """
     try:
         tables: list[tuple[str | None, Any]] = [(None, mlir._lowerings)]
@@ -67,30 +67,30 @@ def _chain(rule: Callable[..., Any], original: LoweringRule, platform: str | Non
 
 
 def metadata(context: Any) -> dict[str, Any]:
-    """The XLA metadata of an equation, from its ``ctx`` or from what a lowering rule is given."""
+    """The XLA metadata of an equation, given its ``ctx`` or the context of its lowering rule."""
     equation = getattr(context, "jaxpr_eqn_ctx", context)
     return getattr(equation, "xla_metadata", None) or {}
 
 
 def platforms(ctx: Any) -> tuple[str, ...]:
-    """The platforms that a lowering rule is to lower for."""
+    """The platforms that a lowering rule lowers for."""
     return tuple(ctx.platforms or ctx.module_context.platforms)
 
 
 def devices_to_partition_over(ctx: Any) -> int:
-    """Over how many devices the compiler will partition what is lowered; 1 for shards."""
+    """The number of devices that the compiler partitions the program over; 1 within a shard."""
     return getattr(ctx.module_context.axis_context, "num_devices", 1)
 
 
 def is_for_export(ctx: Any) -> bool:
-    """Whether the program leaves this process."""
+    """Whether the program is lowered for ``jax.export``."""
     return bool(ctx.module_context.lowering_parameters.for_export)
 
 
 def with_any_devices(ctx: Any) -> Any:
-    """A lowering rule's context in which devices have been chosen.
+    """Returns a lowering rule's context with a device assignment.
 
-    Custom partitioning asks for them, but only their number matters.
+    Custom partitioning requires one, but uses only the number of devices.
     """
     module = ctx.module_context
     axis_context = dataclasses.replace(
@@ -101,15 +101,15 @@ def with_any_devices(ctx: Any) -> Any:
 
 
 def lower_plainly(compute: Callable[..., jax.Array], ctx: Any, *operands: Any) -> Any:
-    """Lowers what need not know of any mesh: neither explicit axes nor those of ``shard_map``."""
+    """Lowers a computation outside of any mesh, hiding explicit axes and those of ``shard_map``."""
     with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
         plain = tuple(ShapedArray(aval.shape, aval.dtype) for aval in ctx.avals_in)
         rule = mlir.lower_fun(compute, multiple_results=False)
         return rule(ctx.replace(avals_in=plain), *operands)
 
 
-# Within a shard, axes that are explicit in the program around it mean nothing; so what a shard
-# computes is traced only when it is lowered.
+# A shard has none of the explicit axes of the surrounding program, so its computation is traced
+# only when it is lowered.
 _shard = jax.extend.core.Primitive("grouped_convolution_shard")
 
 
@@ -130,12 +130,22 @@ mlir.register_lowering(_shard, _lower_shard)
 def compute_shard(
     *operands: jax.Array, compute: Callable[..., jax.Array], shape: tuple[int, ...], dtype: Any
 ) -> jax.Array:
-    """What ``compute`` makes of operands, of the given shape and dtype; traced when lowered."""
+    """Binds ``compute`` to its operands; it is traced only when lowered.
+
+    Args:
+        *operands: the shards of the operands.
+        compute: the computation of one shard.
+        shape: the shape of its result.
+        dtype: the dtype of its result.
+    """
     return _shard.bind(*operands, compute=compute, shape=shape, dtype=dtype)
 
 
 def tiling(array: Any) -> np.ndarray | None:
-    """Which tile along each axis of an array each device has; ``None`` where all have all of it."""
+    """The index of each device's tile along each axis, ``(axes, devices)``.
+
+    ``None`` if the array is not tiled, so that every device holds all of it.
+    """
     if getattr(array, "sharding", None) is None:
         return None
     sharding = array.sharding._to_xla_hlo_sharding(len(array.shape))
@@ -147,7 +157,7 @@ def tiling(array: Any) -> np.ndarray | None:
 
 
 def convolutions(jaxpr: Any) -> Iterator[Any]:
-    """Every ``conv_general_dilated`` equation of a jaxpr, those within other equations too."""
+    """Yields every ``conv_general_dilated`` equation of a jaxpr, including nested ones."""
     for equation in jaxpr.eqns:
         if equation.primitive is conv_general_dilated_p:
             yield equation
@@ -156,5 +166,5 @@ def convolutions(jaxpr: Any) -> Iterator[Any]:
 
 
 def where(equation: Any) -> str:
-    """The line of the user's program that an equation comes from."""
+    """The source line of the user's program that an equation comes from."""
     return jax.extend.source_info_util.summarize(equation.source_info)

@@ -1,8 +1,8 @@
 """The lowering rule that gives marked convolutions of ``jax.lax`` the fast path.
 
-It stands in front of JAX's own rule. A marked equation is matched with a role of a grouped
-convolution, an implementation is chosen for the platform, and over several devices each computes
-the shard that ``sharding`` plans for it. Everything else goes to JAX's rule.
+The rule wraps JAX's own. It matches a marked equation with a role of a grouped convolution and
+chooses an implementation for the platform. On several devices, each device computes the shard that
+``sharding`` plans for it. JAX's own rule lowers everything else.
 """
 
 import functools
@@ -19,11 +19,12 @@ from grouped_conv_jax.operation.sharding import _partitioner
 
 
 class Decision(NamedTuple):
-    """What becomes of one equation.
+    """How one equation is lowered.
 
     Attributes:
-        match: its role, or ``None`` where it is left to JAX unseen.
-        choice: the implementation, and why.
+        match: the equation as a role of a grouped convolution, or ``None`` if JAX's own rule
+            lowers it.
+        choice: the implementation, and the reason.
     """
 
     match: Match | None
@@ -39,33 +40,33 @@ def decide(
     exported: bool = False,
     devices: int = 1,
 ) -> Decision:
-    """Decides about an equation.
+    """Decides how an equation is lowered.
 
     Args:
-        mark: of the equation, if it has one.
+        mark: the equation's mark, or ``None``.
         lhs: the type of the first operand: anything with ``shape`` and ``dtype``.
-        rhs: likewise.
-        parameters: of the equation.
-        platform: where it is to run.
-        exported: whether that is another machine.
-        devices: over how many XLA will split it.
+        rhs: the type of the second operand.
+        parameters: the equation's parameters.
+        platform: the platform that the program runs on.
+        exported: whether the program is exported, and may run on another machine.
+        devices: the number of devices that XLA partitions the program over.
     """
     if mark is None:
         return Decision(None, Choice("lax", "it is outside of accelerate"))
     if mark == _marks.LAX:
         return Decision(None, Choice("lax", "asked for by name"))
-    found = match(lhs, rhs, parameters)
-    if isinstance(found, str):
-        return Decision(None, Choice("lax", found))
+    matched = match(lhs, rhs, parameters)
+    if isinstance(matched, str):
+        return Decision(None, Choice("lax", matched))
     choice = _choice.choose(
-        found.role,
-        found.convolution,
-        found.channels,
-        found.filters,
-        _choice.Setting(platform, exported, found.batch, lhs.dtype, devices),
+        matched.role,
+        matched.convolution,
+        matched.channels,
+        matched.filters,
+        _choice.Setting(platform, exported, matched.batch, lhs.dtype, devices),
         _name(mark),
     )
-    return Decision(found, choice)
+    return Decision(matched, choice)
 
 
 def _name(mark: str) -> str | None:
@@ -73,14 +74,14 @@ def _name(mark: str) -> str | None:
 
 
 def install() -> None:
-    """Puts the rule in front of JAX's own."""
+    """Installs the rule in front of JAX's own."""
     _jax_internals.chain_in_front_of_convolutions(_lower)
 
 
 def _lower(original: Callable[..., Any], ctx: Any, *operands: Any, **parameters: Any) -> Any:
-    mark = _marks.of(_jax_internals.metadata(ctx))
+    mark = _marks.read(_jax_internals.metadata(ctx))
     platforms = _jax_internals.platforms(ctx)
-    # JAX calls the rule for one platform at a time, as its own differ.
+    # JAX has one rule per platform, and calls each for that platform alone.
     if mark is None or len(platforms) > 1:
         return original(ctx, *operands, **parameters)
     (platform,) = platforms
@@ -88,24 +89,24 @@ def _lower(original: Callable[..., Any], ctx: Any, *operands: Any, **parameters:
     lhs, rhs = ctx.avals_in
     exported = _jax_internals.is_for_export(ctx)
     devices = _jax_internals.devices_to_partition_over(ctx)
-    found, choice = decide(mark, lhs, rhs, parameters, platform, exported, devices)
-    if found is None:
+    matched, choice = decide(mark, lhs, rhs, parameters, platform, exported, devices)
+    if matched is None:
         return original(ctx, *operands, **parameters)
     if platform == "cpu" and not exported:
         native_library.warn_if_unavailable()
-    convolution = found.convolution
-    # A program that leaves this process cannot call back into it when it is partitioned.
+    convolution = matched.convolution
+    # Custom partitioning calls back into this process, which an exported program cannot do.
     sharded = devices > 1 and not exported
-    # XLA partitions a dense convolution itself, and better than what would replace it. For TPUs
-    # its compilers know no custom partitioning, but what is chosen for them they split as they are.
+    # XLA partitions a dense convolution better than its replacement. XLA for TPUs has no custom
+    # partitioning, but partitions the implementations chosen for TPUs itself.
     planned = sharded and convolution.groups > 1 and platform != "tpu"
-    splits = not sharded or name is not None or platform == "tpu"
-    if not planned and (choice.implementation == "lax" or not splits):
+    can_partition = not sharded or name is not None or platform == "tpu"
+    if not planned and (choice.implementation == "lax" or not can_partition):
         return original(ctx, *operands, **parameters)
 
     compute: Any = functools.partial(
         _execution.compute,
-        role=found.role,
+        role=matched.role,
         convolution=convolution,
         dtype=ctx.avals_out[0].dtype,
         platform=platform,
@@ -118,7 +119,7 @@ def _lower(original: Callable[..., Any], ctx: Any, *operands: Any, **parameters:
         compute = _partitioner.partitioned(compute, devices)
 
     def replacement(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        return found.result(compute(*found.operands(lhs, rhs)))
+        return matched.result(compute(*matched.operands(lhs, rhs)))
 
     with _marks.no_scope():
         return _jax_internals.lower_plainly(replacement, ctx, *operands)

@@ -1,8 +1,8 @@
-"""The mark by which a convolution of ``jax.lax`` asks for this package's lowering.
+"""The mark that selects this package's lowering for a convolution of ``jax.lax``.
 
-A mark is XLA metadata: JAX attaches it to every equation that is bound in its scope, carries it
-through every transformation, hands it on to the equations that differentiation derives, and keys
-its caches by it. :mod:`grouped_conv_jax.operation._lowering` reads it.
+A mark is XLA metadata. JAX attaches it to every equation bound in its scope, preserves it under
+every transformation, copies it to the equations that differentiation derives, and includes it in
+the keys of its caches. :mod:`grouped_conv_jax.operation._lowering` reads it.
 """
 
 import contextlib
@@ -12,28 +12,30 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from grouped_conv_jax import _checks
+
 KEY = "grouped_conv_jax"
 CHOOSE = "auto"
-"""Marks what is computed by whatever is fastest; other marks are names of implementations."""
+"""The mark that lets ``_choice`` choose; other marks are names of implementations."""
 LAX = "lax"
-"""Marks what is left to JAX's own lowering, also within the scope of another mark."""
+"""The mark that selects JAX's own lowering, also within the scope of another mark."""
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
 
 def scope(implementation: str | None) -> contextlib.AbstractContextManager[Any]:
-    """Marks what is traced within: with a name, or ``None`` for the choice of this package."""
+    """Marks the equations traced within: with an implementation's name, or ``None`` to choose."""
     return set_xla_metadata(**{KEY: implementation or CHOOSE})
 
 
 def no_scope() -> contextlib.AbstractContextManager[Any]:
-    """Marks nothing within, whatever is around it."""
+    """Leaves the equations traced within unmarked, even inside the scope of a mark."""
     return set_xla_metadata(**{KEY: None})
 
 
-def of(metadata: Mapping[str, Any]) -> str | None:
-    """The mark in an equation's metadata, if there is one."""
+def read(metadata: Mapping[str, Any]) -> str | None:
+    """Returns the mark in an equation's metadata, or ``None``."""
     return metadata.get(KEY)
 
 
@@ -61,20 +63,20 @@ def accelerate(
 def accelerate(function: Callable[..., Any] | None = None, *, enabled: bool = True) -> Any:
     """Runs the convolutions of any JAX program on the fast path.
 
-    Every ``jax.lax.conv_general_dilated`` that is traced in its scope, whoever calls it, and every
-    convolution that differentiation or batching makes of it, is lowered to this package's
-    implementation where there is one that is faster. Neither the model nor its jaxpr changes. The
-    scope composes with every transformation inside and outside of it, belongs to one thread, and
-    is part of the key of JAX's caches: a jitted function that is also called outside of it runs
-    unchanged there. :func:`grouped_conv_jax.explain` lists what runs.
+    Every ``jax.lax.conv_general_dilated`` traced in the scope, and every convolution that
+    differentiation or batching derives from one, is lowered to this package's implementation where
+    that is faster. Neither the model nor its jaxpr changes. The scope composes with every
+    transformation inside and outside of it, belongs to one thread, and is part of the key of JAX's
+    caches, so a jitted function that is also called outside of the scope runs unchanged there.
+    :func:`grouped_conv_jax.explain` lists what runs.
 
     Args:
-        function: what to run in the scope; without it, a context manager is returned, which also
-            serves as a decorator.
+        function: the function to run in the scope. Without it, ``accelerate`` returns a context
+            manager that is also a decorator.
         enabled: ``False`` leaves the convolutions within to JAX.
 
     Returns:
-        A function that does the same, faster; or a context manager.
+        ``function`` with its convolutions accelerated, or a context manager.
 
     Raises:
         TypeError: ``function`` is not callable or is a class, or ``enabled`` is not a ``bool``.
@@ -92,14 +94,12 @@ def accelerate(function: Callable[..., Any] | None = None, *, enabled: bool = Tr
         ...     return jnp.sum(model.apply(variables, x) ** 2)
         >>> gradients = jax.jit(jax.grad(loss))(variables, x)
     """
-    if not isinstance(enabled, bool):
-        raise TypeError(f"enabled must be True or False, got {enabled!r}")
-    mark = None if enabled else LAX
+    mark = None if _checks.boolean("enabled", enabled) else LAX
     if function is None:
         return _accelerating(mark)
     if not callable(function) or isinstance(function, type):
         raise TypeError(
-            "accelerate takes a function, or nothing but keywords as a context manager, "
+            "accelerate takes a function, or keywords only to make a context manager, "
             f"got {function!r}"
         )
     return _decorated(function, mark)

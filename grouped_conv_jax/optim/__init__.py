@@ -1,6 +1,6 @@
-"""Solvers, L2 regularization and clipping that respect each learnable's own factors.
+"""Solvers, L2 regularization and clipping with learning-rate and L2 factors per learnable.
 
-All are optax gradient transformations, and work with Linen parameters, with NNX states and with
+All are optax gradient transformations. They work with Linen parameters, with NNX states and with
 ``flax.nnx.Optimizer``.
 """
 

@@ -20,22 +20,22 @@ ThresholdMethod: TypeAlias = Literal["l2norm", "global-l2norm", "absolute-value"
 def clip_by_threshold(
     threshold: ArrayLike, method: ThresholdMethod = "l2norm"
 ) -> optax.GradientTransformationExtraArgs:
-    """Clips gradients that are strictly above a threshold.
+    """Clips gradients that exceed a threshold.
 
     Args:
-        threshold: positive; infinity is off.
-        method: ``"l2norm"`` scales each learnable whose own L2 norm is above the threshold down to
-            it; ``"global-l2norm"`` scales all learnables by one number where the norm of all
-            together is above it; ``"absolute-value"`` replaces each element that is above it in
-            magnitude by the threshold, with the element's sign (the phase, where it is complex).
+        threshold: a positive number; infinity disables clipping.
+        method: ``"l2norm"`` scales each gradient whose L2 norm exceeds the threshold, so that the
+            norm equals the threshold. ``"global-l2norm"`` does so with the joint L2 norm of all
+            gradients. ``"absolute-value"`` clips the magnitude of each element and keeps its sign,
+            or its phase if it is complex.
 
     Returns:
-        A transformation. A gradient at or below the threshold passes unchanged, to the last bit; a
-        norm that is NaN is not above the threshold.
+        A transformation. Gradients that do not exceed the threshold, or whose norm is NaN, pass
+        unchanged to the last bit.
 
     Raises:
         TypeError: ``threshold`` is not a real number or ``method`` not a string.
-        ValueError: ``threshold`` is not positive or there is no such method.
+        ValueError: ``threshold`` is not positive, or there is no such method.
 
     Example:
         >>> import jax.numpy as jnp
@@ -46,7 +46,7 @@ def clip_by_threshold(
         >>> updates["long"].tolist(), updates["short"].tolist()
         ([0.0, 1.0], [0.5, 0.25])
     """
-    threshold = _arguments.threshold("threshold", threshold)
+    threshold = _arguments.number("threshold", threshold, _checks.THRESHOLD)
     method = threshold_method("method", method)
     if isinstance(threshold, float) and threshold == math.inf:
         return optax.with_extra_args_support(optax.identity())
@@ -58,7 +58,7 @@ def clip_by_threshold(
 
 
 def threshold_method(name: str, value: str) -> ThresholdMethod:
-    """Returns the method that a word means, in any case and with or without hyphens."""
+    """Returns the method that ``value`` spells; case and hyphens do not matter."""
     return _checks.word(name, value, get_args(ThresholdMethod))  # type: ignore[return-value]
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate and L2 factors: a number for each learnable, and the masks that carry them."""
+"""Learning-rate and L2 factors of each learnable, and the masks that apply them."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -12,20 +12,20 @@ from jax.typing import ArrayLike
 
 from grouped_conv_jax.optim import _arguments
 
-# What holds one learnable: boxes with metadata, and the place that optax.masked leaves behind.
-# A factor belongs to the whole of it, whatever lies inside.
+# Each of these nodes is one learnable with one factor, whatever it contains: boxes with metadata,
+# and the placeholder that optax.masked leaves behind.
 _LEARNABLES = (nn.meta.AxisMetadata, nnx.Variable, optax.MaskedNode)
 
 
 class Factors(NamedTuple):
     """Learning-rate and L2 factors of every learnable.
 
-    Both fields are pytrees of Python floats with the structure of the parameters; where a
-    parameter is boxed with metadata, the factor stands in the place of the box.
+    Both fields are pytrees of Python floats with the structure of the parameters. If a parameter is
+    boxed with metadata, its factor replaces the box.
 
     Attributes:
-        learn_rate: what multiplies the learning rate of each learnable; 0 freezes it.
-        l2: what multiplies the L2 regularization of each learnable.
+        learn_rate: factors of the learning rate; 0 freezes a learnable.
+        l2: factors of the L2 regularization.
     """
 
     learn_rate: Any
@@ -39,14 +39,14 @@ def set_factor(
     learn_rate: ArrayLike | None = None,
     l2: ArrayLike | None = None,
 ) -> Factors:
-    """Changes the factors of a learnable, of a layer, or of all that a pattern matches.
+    """Changes the factors of the learnables that a path matches.
 
     Args:
-        factors: the factors to start from; they are left as they are.
-        path: the names from the root to a learnable or to a layer, joined by ``/``. A layer means
-            all learnables below it. ``*`` stands for any characters of one name, and ``**`` for any
-            number of names: ``"body/**"`` is everything below ``body``, and ``"**/bias"``
-            everything called ``bias``.
+        factors: the factors to start from; they are not modified.
+        path: the names from the root to a learnable or to a layer, joined by ``/``. The path of a
+            layer matches all learnables below it. ``*`` matches any characters within one name, and
+            ``**`` any number of names: ``"body/**"`` matches everything below ``body``, and
+            ``"**/bias"`` everything named ``bias``.
         learn_rate: the new learning-rate factor; ``None`` keeps the old one.
         l2: the new L2 factor; ``None`` keeps the old one.
 
@@ -54,7 +54,7 @@ def set_factor(
         New factors.
 
     Raises:
-        KeyError: ``path`` matches no learnable; the message names those that there are.
+        KeyError: ``path`` matches no learnable; the message lists the existing paths.
         TypeError: a factor is not a real number.
         ValueError: a factor is negative or not finite, or none is given.
 
@@ -83,11 +83,11 @@ def _replace(tree: Any, path: str, name: str, value: ArrayLike | None) -> Any:
     if value is None:
         return tree
     new = _arguments.factor(name, value)
-    return map_by_path(lambda here, old: new if here in matched else old, tree)
+    return map_by_path(lambda path, old: new if path in matched else old, tree)
 
 
 def _matcher(pattern: str) -> Callable[[str], Any]:
-    """Whether a path is what ``pattern`` says, or lies below it."""
+    """Returns a predicate: whether a path matches ``pattern`` or lies below a match."""
     if not isinstance(pattern, str):
         raise TypeError(f"path must be a string, got {pattern!r}")
     parts = {"**/": "(?:.+/)?", "**": ".+", "*": "[^/]*"}
@@ -103,42 +103,41 @@ def for_each_factor(
 ) -> optax.GradientTransformationExtraArgs:
     """Applies to each learnable the transformation for its factor.
 
-    There is one mask for each distinct factor. Which learnables it selects is settled here, by
-    their paths; at each use it is only laid out in the containers of the tree at hand (``dict``,
-    ``FrozenDict``, NNX state, with or without metadata), so it cannot select differently in
-    ``init`` and in ``update``.
+    Each distinct factor has one mask, which selects learnables by their paths. The mask is rebuilt
+    for each tree, so the containers may differ between ``init`` and ``update`` (``dict``,
+    ``FrozenDict``, NNX state, with or without metadata) while the selection stays the same.
 
     Args:
-        factors: ``None`` for a factor of one everywhere.
-        field: which of the factors.
-        transformation: from a factor to what it does.
+        factors: the factors, or ``None`` for 1 everywhere.
+        field: the field of the factors to use.
+        transformation: returns the transformation for a factor.
 
     Raises:
-        TypeError: ``factors`` is something else, or a factor is not a real number.
-        ValueError: a factor is negative or not finite. The transformation raises it in ``init``
-            and ``update`` where the factors do not have the structure of the parameters.
+        TypeError: ``factors`` are not ``Factors``, or a factor is not a real number.
+        ValueError: a factor is negative or not finite. In ``init`` and ``update``, the
+            transformation raises it if the factors do not have the structure of the parameters.
     """
     if factors is None:
         return optax.with_extra_args_support(transformation(1.0))
     factor_at = factors_by_path(factors, field)
 
     def mask(factor: float) -> Callable[[Any], Any]:
-        selected = {path: at == factor for path, at in factor_at.items()}
+        selected = {path: other == factor for path, other in factor_at.items()}
 
-        def lay_out(tree: Any) -> Any:
+        def build(tree: Any) -> Any:
             check_structure(f"factors.{field}", selected, by_path(tree))
-            # A masked layer is a leaf for which there is no factor.
+            # A masked layer is a leaf without a factor of its own.
             return map_by_path(lambda path, _: selected.get(path, False), tree)
 
-        return lay_out
+        return build
 
-    # A model without learnables still has its structure checked.
+    # With a mask even for no learnables, the structure is always checked.
     distinct = sorted(set(factor_at.values())) or [1.0]
     return optax.chain(*(optax.masked(transformation(f), mask(f)) for f in distinct))
 
 
 def factors_by_path(factors: Factors, field: Literal["learn_rate", "l2"]) -> dict[str, float]:
-    """Lists the factors in one field, checked, by the paths of their learnables."""
+    """Returns the checked factors of one field by the paths of their learnables."""
     _check_kind(factors)
     return {
         path: _arguments.factor(f"factors.{field} at {path!r}", factor)
@@ -155,9 +154,10 @@ def _check_kind(factors: Any) -> None:
 
 
 def check_structure(name: str, factors: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Raises ``ValueError`` unless the factors called ``name`` have the paths of the parameters.
+    """Raises ``ValueError`` unless the factors have the paths of the parameters.
 
-    Where ``optax.masked`` has left one node of a layer, there may be factors of all its learnables.
+    If ``optax.masked`` has replaced a layer by one node, the factors of the layer's learnables are
+    allowed.
     """
     missing, extra = params.keys() - factors.keys(), factors.keys() - params.keys()
     masked = {path for path in missing if isinstance(params[path], optax.MaskedNode)}
@@ -165,8 +165,8 @@ def check_structure(name: str, factors: Mapping[str, Any], params: Mapping[str, 
     missing -= {layer for layer, paths in below.items() if paths}
     extra = extra.difference(*below.values())
     differences = [
-        f"{what} {', '.join(map(repr, sorted(paths)))}"
-        for what, paths in (("missing", missing), ("extra", extra))
+        f"{kind} {', '.join(map(repr, sorted(paths)))}"
+        for kind, paths in (("missing", missing), ("extra", extra))
         if paths
     ]
     if differences:
@@ -180,13 +180,13 @@ def _is_below(path: str, layer: str) -> bool:
 
 
 def by_path(tree: Any) -> dict[str, Any]:
-    """Lists what the learnables of a tree hold, by their paths."""
+    """Returns the learnables of a tree by their paths."""
     leaves = jax.tree.leaves_with_path(tree, is_leaf=_is_learnable)
     return {_join(path): leaf for path, leaf in leaves}
 
 
 def map_by_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
-    """Replaces what the learnables of a tree hold by ``function`` of path and learnable."""
+    """Replaces each learnable of a tree by ``function(path, learnable)``."""
     return jax.tree.map_with_path(
         lambda path, leaf: function(_join(path), leaf), tree, is_leaf=_is_learnable
     )

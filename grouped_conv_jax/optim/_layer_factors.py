@@ -1,7 +1,7 @@
-"""The factors that layers hold, by the paths of their learnables.
+"""Collects the factors of a model's layers by the paths of their learnables.
 
-Flax wraps modules in modules of its own: bridges from Linen to NNX and back, and weight
-normalization. What a layer says of its learnables holds for them there too, or is refused.
+Flax wraps modules in its own modules: in bridges between Linen and NNX, and in weight
+normalization. The factors of a layer also apply within these wrappers, or raise an error.
 """
 
 import inspect
@@ -20,16 +20,16 @@ def collect_factors(params: Any, given: Mapping[str, Pair]) -> Factors:
     """Builds the factors of a model.
 
     Args:
-        params: the parameters, or their shapes; only the structure counts.
-        given: the factors that layers hold.
+        params: the parameters or their shapes; only the structure matters.
+        given: the factors of the layers' learnables, by path.
 
     Returns:
-        The given factors. Other learnables have learning-rate factor 1 and L2 factor 1, or 0 where
-        the leaf is named ``bias``.
+        The given factors. Other learnables have learning-rate factor 1 and L2 factor 1, or L2
+        factor 0 if the leaf is named ``bias``.
     """
 
-    def factor(which: int, path: str) -> float:
-        return float(given.get(path, _default(path))[which])
+    def factor(index: int, path: str) -> float:
+        return float(given.get(path, _default(path))[index])
 
     return Factors(
         learn_rate=map_by_path(lambda path, _: factor(0, path), params),
@@ -38,19 +38,19 @@ def collect_factors(params: Any, given: Mapping[str, Pair]) -> Factors:
 
 
 def check_arrival(params: Any, given: Mapping[str, Pair]) -> None:
-    """Raises ``ValueError`` where a learnable that factors are given for is not in ``params``."""
+    """Raises ``ValueError`` if ``params`` lacks a learnable with given factors."""
     paths = by_path(params)
     lost = [path for path, pair in given.items() if path not in paths and pair != _default(path)]
     if lost:
         raise ValueError(
             f"the factors of {', '.join(map(repr, lost))} must have a parameter at that path, got "
-            "none: a module around the layer keeps its parameters elsewhere; leave the layer's "
+            "none: a module around the layer stores its parameters elsewhere; leave the layer's "
             "factors at their defaults, and set them by optim.set_factor"
         )
 
 
 def add(given: dict[str, Pair], pairs: Mapping[str, Pair]) -> None:
-    """Adds to ``given``, and raises ``ValueError`` where a path has other factors already."""
+    """Adds pairs to ``given``; raises ``ValueError`` if a path already has different factors."""
     for path, pair in pairs.items():
         if given.setdefault(path, pair) != pair:
             raise ValueError(
@@ -60,29 +60,29 @@ def add(given: dict[str, Pair], pairs: Mapping[str, Pair]) -> None:
 
 
 def is_layer(module: Any) -> bool:
-    """Whether a module, Linen or NNX, tells the factors of its learnables.
+    """Whether a Linen or NNX module declares the factors of its learnables.
 
-    It does so by an attribute ``factors_of_learnables``: the name, the learning-rate factor and the
-    L2 factor of each.
+    Its attribute ``factors_of_learnables`` then lists the name, the learning-rate factor and the L2
+    factor of each.
     """
-    # hasattr would call what Flax's wrappers look attributes up with, which calls modules.
+    # hasattr would invoke the attribute lookup of Flax's wrappers, which calls modules.
     return inspect.getattr_static(module, "factors_of_learnables", None) is not None
 
 
-def of_layer(layer: Any, path: str = "") -> dict[str, Pair]:
-    """The factors of the learnables of a layer at ``path``."""
+def layer_factors(layer: Any, path: str = "") -> dict[str, Pair]:
+    """Returns the factors of the learnables of a layer at ``path``."""
     return below(path, {name: (rate, l2) for name, rate, l2 in layer.factors_of_learnables})
 
 
 def below(path: str, pairs: Mapping[str, Pair]) -> dict[str, Pair]:
-    """The same factors with ``path`` in front."""
+    """Prefixes the paths of factors with ``path``."""
     return {f"{path}/{name}" if path else name: pair for name, pair in pairs.items()}
 
 
-def of_nnx(model: Any) -> dict[str, Pair]:
-    """The factors of all layers of an NNX model that tell theirs.
+def nnx_factors(model: Any) -> dict[str, Pair]:
+    """Returns the factors of all layers of an NNX model that declare them.
 
-    Learnables are told by identity, since a layer or a learnable may be shared.
+    Learnables are identified by object identity, since layers and learnables may be shared.
     """
     paths = {
         id(node): join(path)
@@ -94,30 +94,30 @@ def of_nnx(model: Any) -> dict[str, Pair]:
         if is_layer(module):
             add(given, {paths[id(v)]: pair for v, pair in _learnables(module, join(path))})
         elif isinstance(module, nnx.bridge.ToNNX):
-            add(given, below(join(path), _of_bridged_linen(module, join(path))))
+            add(given, below(join(path), _bridged_linen_factors(module, join(path))))
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.WeightNorm) and module.scales:
             normalized = dict(nnx.to_flat_state(nnx.state(module.layer_instance, nnx.Param)))
             for name, scale in module.scales.items():
                 pair = given.get(paths[id(normalized[name])])
-                # Flax 0.12.8 keeps plain arrays there, which nothing trains.
+                # In Flax 0.12.8 the scales are plain arrays, which no optimizer trains.
                 if pair is not None and isinstance(scale, nnx.Variable):
                     add(given, {paths[id(scale)]: pair})
     return given
 
 
-def of_to_linen(module: Any) -> dict[str, Pair]:
-    """The factors of the NNX module that ``nnx.bridge.ToLinen`` makes; nothing is computed."""
+def to_linen_factors(module: Any) -> dict[str, Pair]:
+    """Returns the factors of the NNX module within an ``nnx.bridge.ToLinen``, without computing."""
 
     def make() -> nnx.Module:
         rngs = {} if module.skip_rng else {"rngs": nnx.Rngs(0)}
         return module.nnx_class(*module.args, **module.kwargs, **rngs)
 
-    return of_nnx(nnx.eval_shape(make))
+    return nnx_factors(nnx.eval_shape(make))
 
 
 def _learnables(layer: Any, path: str) -> Iterator[tuple[nnx.Variable[Any], Pair]]:
-    for name, pair in of_layer(layer).items():
+    for name, pair in layer_factors(layer).items():
         learnable = getattr(layer, name)
         if isinstance(learnable, nnx.Variable):
             yield learnable, pair
@@ -128,19 +128,19 @@ def _learnables(layer: Any, path: str) -> Iterator[tuple[nnx.Variable[Any], Pair
             )
 
 
-def _of_bridged_linen(bridge: nnx.bridge.ToNNX, path: str) -> dict[str, Pair]:
+def _bridged_linen_factors(bridge: nnx.bridge.ToNNX, path: str) -> dict[str, Pair]:
     module = bridge.to_nnx__module
     if is_layer(module):
-        return of_layer(module)
+        return layer_factors(module)
     if isinstance(module, nnx.bridge.ToLinen):
-        return of_to_linen(module)
-    # Which layers a Linen module has is known when it is called. Ours have weights of this name.
+        return to_linen_factors(module)
+    # The layers of a Linen module are unknown before it is called, but the name suggests ours.
     names = [join(p) for p, _ in nnx.to_flat_state(nnx.state(bridge, nnx.Param))]
-    ours = [name for name in names if name.rpartition("/")[2] == "weights"]
-    if ours:
+    weights = [name for name in names if name.rpartition("/")[2] == "weights"]
+    if weights:
         raise ValueError(
             "the factors of a Linen model in nnx.bridge.ToNNX cannot be read without its inputs, "
-            f"got {type(module).__name__} at {path!r} with {', '.join(map(repr, ours))}; "
+            f"got {type(module).__name__} at {path!r} with {', '.join(map(repr, weights))}; "
             "read them by grouped_conv_jax.linen.learnable_factors from the Linen model itself, "
             f"whose learnables have the same paths below {path!r}"
         )
@@ -148,7 +148,7 @@ def _of_bridged_linen(bridge: nnx.bridge.ToNNX, path: str) -> dict[str, Pair]:
 
 
 def join(path: tuple[Any, ...]) -> str:
-    """A path as :func:`by_path` writes it."""
+    """Joins the names of a path as :func:`by_path` does."""
     return "/".join(map(str, path))
 
 

@@ -1,4 +1,4 @@
-"""Dtypes of the arithmetic: no less than float32, whatever the dtype of a traced number."""
+"""Dtypes of the arithmetic: at least float32, and independent of the dtype of traced numbers."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from grouped_conv_jax.optim._arguments import Number
 def at_least_float32(
     transformation: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Runs a transformation in float32 where parameters have 16 bits, and rounds its updates back.
+    """Runs a transformation in float32 if parameters have 16 bits, and rounds the updates back.
 
-    In 16 bits the square of a gradient overflows (float16) and 0.999 is 1 (bfloat16).
+    In 16 bits, the square of a gradient overflows (float16) and 0.999 rounds to 1 (bfloat16).
     """
     inner = optax.with_extra_args_support(transformation)
 
@@ -35,7 +35,7 @@ def at_least_float32(
 
 
 def widen(tree: Any) -> Any:
-    """Casts floats of fewer than 32 bits to float32, and makes arrays of Python numbers."""
+    """Casts floats of fewer than 32 bits to float32, and converts Python numbers to arrays."""
     return jax.tree.map(_widen, tree)
 
 
@@ -46,10 +46,10 @@ def _widen(leaf: Any) -> jax.Array:
 
 
 def as_dtype_of(array: jax.Array, number: Number) -> Number:
-    """Casts a traced number, so that it promotes ``array`` no more than a Python float does."""
+    """Casts a traced number so that, like a Python float, it does not promote ``array``."""
     return number.astype(array.dtype) if isinstance(number, jax.Array) else number
 
 
 def squared_magnitude(array: jax.Array) -> jax.Array:
-    """Computes ``|x|^2``, which is real for complex ``x``."""
+    """Computes ``|x|^2`` as a real array, also for complex ``x``."""
     return jnp.real(jnp.conj(array) * array)

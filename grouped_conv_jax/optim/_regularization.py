@@ -1,4 +1,4 @@
-"""L2 regularization, coupled: in the gradient or in the loss."""
+"""Coupled L2 regularization, in the gradient or in the loss."""
 
 import functools
 
@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from grouped_conv_jax import _checks
 from grouped_conv_jax.optim import _arguments
 from grouped_conv_jax.optim._arguments import Number
 from grouped_conv_jax.optim._factors import (
@@ -25,13 +26,13 @@ def add_l2_regularization(
 ) -> optax.GradientTransformationExtraArgs:
     """Adds ``l2 * factor * w`` to each gradient.
 
-    The regularization is coupled: it enters the clipping and the moments of what follows, unlike
-    the decay in ``optax.adamw``. It is the gradient of :func:`l2_loss`; for complex parameters, its
-    conjugate, since optax takes gradients in the direction of ascent.
+    The regularization is coupled: unlike the decay in ``optax.adamw``, it affects the clipping and
+    the moments of subsequent transformations. The added term is the gradient of :func:`l2_loss`, or
+    its conjugate for complex parameters, since optax expects gradients in the direction of ascent.
 
     Args:
-        l2: the regularization; nonnegative.
-        factors: of each learnable; ``None`` for one everywhere.
+        l2: the strength of the regularization; nonnegative.
+        factors: the factors of the learnables, or ``None`` for 1 everywhere.
 
     Returns:
         A transformation whose ``update`` needs the parameters.
@@ -51,19 +52,19 @@ def add_l2_regularization(
         >>> updates["weights"].tolist()
         [11.0, 8.0]
     """
-    l2 = _arguments.nonnegative("l2", l2)
+    l2 = _arguments.number("l2", l2, _checks.NONNEGATIVE)
     return for_each_factor(
         factors, "l2", lambda factor: optax.identity() if _is_off(l2, factor) else _add(l2, factor)
     )
 
 
 def _is_off(l2: Number, factor: float) -> bool:
-    """Whether nothing is to be added. It is left out: zero times an infinite weight is NaN."""
+    """Whether to omit the term; zero times an infinite weight would be NaN."""
     return factor == 0 or (isinstance(l2, float) and l2 == 0)
 
 
 def _where_on(l2: Number, term: jax.Array) -> jax.Array:
-    """Leaves ``term`` out where a traced ``l2`` turns out to be zero."""
+    """Omits ``term`` if the value of a traced ``l2`` is zero."""
     return term if isinstance(l2, float) else jnp.where(l2 == 0, jnp.zeros_like(term), term)
 
 
@@ -84,11 +85,11 @@ def l2_loss(params: optax.Params, l2: ArrayLike, factors: Factors | None = None)
 
     Args:
         params: the parameters: a dictionary, or an NNX state.
-        l2: the regularization; nonnegative.
-        factors: of each learnable; ``None`` for one everywhere.
+        l2: the strength of the regularization; nonnegative.
+        factors: the factors of the learnables, or ``None`` for 1 everywhere.
 
     Returns:
-        A scalar, float32 or the widest dtype of the parameters.
+        A scalar of the widest dtype of the parameters, at least float32.
 
     Raises:
         TypeError: ``l2`` or a factor is not a real number, or ``factors`` are not ``Factors``.
@@ -101,7 +102,7 @@ def l2_loss(params: optax.Params, l2: ArrayLike, factors: Factors | None = None)
         >>> float(l2_loss({"weights": jnp.array([3.0, 4.0])}, 0.1))
         1.25
     """
-    l2 = _arguments.nonnegative("l2", l2)
+    l2 = _arguments.number("l2", l2, _checks.NONNEGATIVE)
     learnables = by_path(params)
     factor_at = dict.fromkeys(learnables, 1.0)
     if factors is not None:

@@ -1,6 +1,6 @@
-"""The rules of the solvers: what each makes of an update, and the state that it keeps for it.
+"""The update rules of the solvers, and their states.
 
-The states are optax's, by which ``optax.tree.get`` and ``optax.tree.map_params`` know them.
+The states are optax's, so that ``optax.tree.get`` and ``optax.tree.map_params`` recognize them.
 Averages of squares are real even for complex parameters. Every number may be traced.
 """
 
@@ -96,7 +96,7 @@ def _divide(array: jax.Array, square: jax.Array, epsilon: Number) -> jax.Array:
 
 
 def _one_minus_power(decay: Number, count: jax.Array) -> jax.Array:
-    """Computes ``1 - decay^count``, without the cancellation: 1 - 0.999 in float32 is 5e-5 off."""
+    """Computes ``1 - decay^count`` without cancellation: ``1 - 0.999`` is inexact in float32."""
     steps = count.astype(float)
     if isinstance(decay, float):
         log_decay: Number = math.log(decay) if decay else -math.inf

@@ -1,12 +1,12 @@
 """Solvers: stochastic gradient descent with momentum, Adam, RMSProp.
 
-The formulas are those of MATLAB's Deep Learning Toolbox (``trainingOptions``). A step takes the
-gradient, adds the L2 regularization, clips, applies the solver's rule and then the factors.
+The formulas are those of MATLAB's Deep Learning Toolbox (``trainingOptions``). A step adds the L2
+regularization to the gradient, clips it, applies the solver's rule, and then applies the factors.
 
-Numbers may be arrays without axes. The values of traced ones, from ``jax.vmap`` over rates or from
-``optax.inject_hyperparams`` under ``jax.jit``, are unknown and not checked. ``inject_hyperparams``
-rounds numbers to the dtype of the parameters, in bfloat16 0.999 to 1; give it
-``hyperparam_dtype=jnp.float32`` for 16-bit parameters.
+Numbers may be arrays with no axes. The values of traced numbers, from ``jax.vmap`` over rates or
+from ``optax.inject_hyperparams`` under ``jax.jit``, are unknown and not checked.
+``inject_hyperparams`` rounds numbers to the dtype of the parameters, and 0.999 to 1 in bfloat16;
+pass it ``hyperparam_dtype=jnp.float32`` for 16-bit parameters.
 """
 
 import math
@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from grouped_conv_jax import _checks
 from grouped_conv_jax.optim import _arguments
+from grouped_conv_jax.optim._arguments import Number
 from grouped_conv_jax.optim._clipping import ThresholdMethod, clip_by_threshold, threshold_method
 from grouped_conv_jax.optim._factors import Factors, for_each_factor
 from grouped_conv_jax.optim._precision import at_least_float32
@@ -35,10 +37,10 @@ def scale_by_learn_rate_factors(
     """Multiplies the update of each learnable by its learning-rate factor.
 
     Args:
-        factors: of each learnable; ``None`` for one everywhere.
+        factors: the factors of the learnables, or ``None`` for 1 everywhere.
 
     Returns:
-        A transformation. Where the factor is 0 the update is exactly 0, even where it was NaN.
+        A transformation. If the factor is 0, the update is exactly 0, even where it was NaN.
 
     Raises:
         TypeError: a factor is not a real number, or ``factors`` are not ``Factors``.
@@ -73,23 +75,23 @@ def sgdm(
 ) -> optax.GradientTransformationExtraArgs:
     """Stochastic gradient descent with momentum.
 
-    ``v <- momentum * v - learning_rate * factor * g`` and ``w <- w + v``: the rate is inside the
-    velocity. ``optax.sgd`` has it outside; the two differ where the rate changes.
+    ``v <- momentum * v - learning_rate * factor * g`` and ``w <- w + v``. The velocity includes the
+    learning rate, unlike that of ``optax.sgd``; the two differ if the rate changes.
 
     Args:
-        learning_rate: a nonnegative number, or an optax schedule from the number of steps taken.
+        learning_rate: a nonnegative number, or an optax schedule of the number of steps.
         momentum: from 0 to 1.
         l2_regularization: as in :func:`add_l2_regularization`.
         gradient_threshold: as in :func:`clip_by_threshold`.
         gradient_threshold_method: as in :func:`clip_by_threshold`.
-        factors: of each learnable; ``None`` for one everywhere. A learnable of learning-rate
-            factor 0 stays as it is, whatever its gradient. Its finite gradients count in
-            ``"global-l2norm"``, the others as zero.
+        factors: the factors of the learnables, or ``None`` for 1 everywhere. A learnable with
+            learning-rate factor 0 never changes, whatever its gradient. ``"global-l2norm"`` counts
+            the finite elements of its gradient.
 
     Returns:
-        A transformation whose ``update`` needs the parameters. Where they have 16 bits, it
-        computes and keeps its state in float32. Gradients of complex parameters are in the
-        direction of ascent, as in optax: the conjugates of what ``jax.grad`` returns.
+        A transformation whose ``update`` needs the parameters. For 16-bit parameters, it computes
+        and stores its state in float32. Gradients of complex parameters must be in the direction of
+        ascent, as in optax: the conjugates of the results of ``jax.grad``.
 
     Raises:
         TypeError: an argument is of the wrong kind.
@@ -110,7 +112,7 @@ def sgdm(
         [-0.25, -1.0]
     """
     learning_rate = _arguments.learning_rate("learning_rate", learning_rate)
-    momentum = _arguments.momentum("momentum", momentum)
+    momentum = _arguments.number("momentum", momentum, _checks.FROM_0_TO_1)
     return at_least_float32(
         optax.chain(
             _prepare(l2_regularization, gradient_threshold, gradient_threshold_method, factors),
@@ -137,14 +139,14 @@ def adam(
     In step ``t`` the update is ``-learning_rate * factor * sqrt(1 - b2^t) / (1 - b1^t) *
     m / (sqrt(v) + epsilon)``, with the decay factors ``b1`` and ``b2`` of the moving averages ``m``
     and ``v`` of gradient and squared gradient. ``epsilon`` is not bias-corrected, as in the formula
-    that ends section 2 of Kingma and Ba, "Adam: A method for stochastic optimization" (2015);
-    ``optax.adam`` corrects ``v`` before it adds ``epsilon``.
+    at the end of section 2 of Kingma and Ba, "Adam: A method for stochastic optimization" (2015).
+    ``optax.adam`` instead adds ``epsilon`` after the correction of ``v``.
 
     Args:
-        learning_rate: a nonnegative number, or an optax schedule from the number of steps taken.
+        learning_rate: a nonnegative number, or an optax schedule of the number of steps.
         gradient_decay_factor: ``b1``, at least 0 and below 1.
         squared_gradient_decay_factor: ``b2``, at least 0 and below 1.
-        epsilon: positive.
+        epsilon: a positive number.
         l2_regularization: as in :func:`add_l2_regularization`.
         gradient_threshold: as in :func:`clip_by_threshold`.
         gradient_threshold_method: as in :func:`clip_by_threshold`.
@@ -168,9 +170,9 @@ def adam(
         >>> updates["weights"].round(4).tolist()
         [-0.125, 0.125]
     """
-    b1 = _arguments.decay_factor("gradient_decay_factor", gradient_decay_factor)
-    b2 = _arguments.decay_factor("squared_gradient_decay_factor", squared_gradient_decay_factor)
-    epsilon = _arguments.positive("epsilon", epsilon)
+    b1 = _decay_factor("gradient_decay_factor", gradient_decay_factor)
+    b2 = _decay_factor("squared_gradient_decay_factor", squared_gradient_decay_factor)
+    epsilon = _arguments.number("epsilon", epsilon, _checks.POSITIVE)
     learning_rate = _arguments.learning_rate("learning_rate", learning_rate)
     return at_least_float32(
         optax.chain(
@@ -194,13 +196,13 @@ def rmsprop(
 ) -> optax.GradientTransformationExtraArgs:
     """RMSProp.
 
-    The update is ``-learning_rate * factor * g / (sqrt(v) + epsilon)``, with the moving average
-    ``v`` of the squared gradient, which starts at zero and is not bias-corrected.
+    The update is ``-learning_rate * factor * g / (sqrt(v) + epsilon)``. The moving average ``v`` of
+    the squared gradient starts at zero and is not bias-corrected.
 
     Args:
-        learning_rate: a nonnegative number, or an optax schedule from the number of steps taken.
-        squared_gradient_decay_factor: of the moving average, at least 0 and below 1.
-        epsilon: positive.
+        learning_rate: a nonnegative number, or an optax schedule of the number of steps.
+        squared_gradient_decay_factor: decay factor of the moving average, at least 0 and below 1.
+        epsilon: a positive number.
         l2_regularization: as in :func:`add_l2_regularization`.
         gradient_threshold: as in :func:`clip_by_threshold`.
         gradient_threshold_method: as in :func:`clip_by_threshold`.
@@ -224,8 +226,8 @@ def rmsprop(
         >>> updates["weights"].round(4).tolist()
         [-0.25, 0.25]
     """
-    decay = _arguments.decay_factor("squared_gradient_decay_factor", squared_gradient_decay_factor)
-    epsilon = _arguments.positive("epsilon", epsilon)
+    decay = _decay_factor("squared_gradient_decay_factor", squared_gradient_decay_factor)
+    epsilon = _arguments.number("epsilon", epsilon, _checks.POSITIVE)
     learning_rate = _arguments.learning_rate("learning_rate", learning_rate)
     return at_least_float32(
         optax.chain(
@@ -243,21 +245,23 @@ def _prepare(
     gradient_threshold_method: ThresholdMethod,
     factors: Factors | None,
 ) -> optax.GradientTransformation:
-    """What comes before a solver's own rule."""
+    """Regularizes and clips the gradients, before a solver's own rule."""
+    l2 = _arguments.number("l2_regularization", l2_regularization, _checks.NONNEGATIVE)
+    threshold = _arguments.number("gradient_threshold", gradient_threshold, _checks.THRESHOLD)
+    method = threshold_method("gradient_threshold_method", gradient_threshold_method)
     return optax.chain(
         _drop_nonfinite_where_frozen(factors),
-        add_l2_regularization(
-            _arguments.nonnegative("l2_regularization", l2_regularization), factors
-        ),
-        clip_by_threshold(
-            _arguments.threshold("gradient_threshold", gradient_threshold),
-            threshold_method("gradient_threshold_method", gradient_threshold_method),
-        ),
+        add_l2_regularization(l2, factors),
+        clip_by_threshold(threshold, method),
     )
 
 
+def _decay_factor(name: str, value: ArrayLike) -> Number:
+    return _arguments.number(name, value, _checks.FROM_0_BELOW_1)
+
+
 def _drop_nonfinite_where_frozen(factors: Factors | None) -> optax.GradientTransformation:
-    # Such a gradient would make the global norm NaN, and stay in the moments of a solver.
+    # A NaN or an infinity would make the global norm NaN, and persist in the moments of a solver.
     drop = optax.stateless(
         lambda updates, _: jax.tree.map(
             lambda u: jnp.nan_to_num(u, nan=0.0, posinf=0.0, neginf=0.0), updates

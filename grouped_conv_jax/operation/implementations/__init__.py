@@ -1,8 +1,8 @@
-"""One file an implementation, each in the canonical order of axes that ``_description`` states.
+"""The implementations, one file each, in the canonical order of axes defined in ``_description``.
 
-``native_kernels`` calls the library whose sources are in ``native/``, ``lax_convolution`` is JAX's
-own, and ``shift_and_add`` and ``block_diagonal`` are the portable ones. ``polyphase``,
-``pointwise`` and ``lane_tiles`` are forms that these share.
+``native_kernels`` calls the compiled library, whose sources are in ``native/``. ``lax_convolution``
+is JAX's own convolution. ``shift_and_add`` and ``block_diagonal`` are portable. ``polyphase``,
+``pointwise`` and ``lane_tiles`` are algorithms that these share.
 """
 
 from types import ModuleType

@@ -1,8 +1,8 @@
-"""Neighbouring groups merged into block-diagonal dense convolutions, one a block, for CPUs.
+"""Merges neighbouring groups into block-diagonal dense convolutions, for CPUs.
 
-A dense convolution a few dozen channels wide runs at the speed of a matrix product; the zeros off
-the diagonal cost less than one narrow convolution for each group. XLA:CPU computes several groups
-in one convolution slowly, so each block is a convolution of its own.
+A dense convolution of a few dozen channels runs at the speed of a matrix product, and multiplying
+the zeros off the diagonal costs less than one narrow convolution per group. XLA:CPU is slow at
+grouped convolutions, so each block is a separate dense convolution.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from grouped_conv_jax.operation.implementations import (
     polyphase,
 )
 
-# Narrower products leave vector units idle, wider ones multiply more zeros.
+# Narrower products leave vector units idle; wider ones multiply more zeros.
 _BLOCK_CHANNELS = 16
-# Each block is an operation of the program.
+# Every block adds an operation to the program.
 _MOST_BLOCKS = 16
 
 
@@ -77,7 +77,7 @@ def _module(dense: Convolution) -> ModuleType:
 
 
 def _merge(convolution: Convolution, filters: tuple[int, ...]) -> tuple[Convolution, int]:
-    """The dense convolution of one block, and how many groups it merges."""
+    """Returns the dense convolution of one block, and the number of groups that it merges."""
     groups = convolution.groups
     narrower = min(filters[-2], filters[-1] // groups)
     merged = max(math.ceil(_BLOCK_CHANNELS / narrower), math.ceil(groups / _MOST_BLOCKS))
@@ -85,17 +85,17 @@ def _merge(convolution: Convolution, filters: tuple[int, ...]) -> tuple[Convolut
 
 
 def _split(array: jax.Array, groups: int, merged: int) -> list[jax.Array]:
-    """``(..., G*N)`` to blocks of ``merged`` groups, the last of which may have fewer."""
+    """Splits ``(..., G*N)`` into blocks of ``merged`` groups; the last block may be smaller."""
     width = array.shape[-1] // groups * merged
     return jnp.split(array, list(range(width, array.shape[-1], width)), -1)
 
 
 def _counts(groups: int, merged: int) -> list[int]:
-    """How many groups each block has."""
+    """The number of groups in each block."""
     return [min(merged, groups - first) for first in range(0, groups, merged)]
 
 
 def _block_diagonal(filters: jax.Array, groups: int, merged: int) -> list[jax.Array]:
-    """``(*filter, C, G*F)`` to filters ``(*filter, n*C, n*F)`` of blocks of ``n`` groups."""
+    """Converts ``(*filter, C, G*F)`` to dense filters ``(*filter, n*C, n*F)`` per ``n`` groups."""
     blocks, counts = _split(filters, groups, merged), _counts(groups, merged)
     return [lane_tiles.spread(block, n, n) for block, n in zip(blocks, counts, strict=True)]

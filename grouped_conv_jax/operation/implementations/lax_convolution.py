@@ -1,17 +1,14 @@
 """The reference: ``jax.lax.conv_general_dilated`` with ``feature_group_count``."""
 
-import functools
 import string
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from grouped_conv_jax.operation._description import Convolution, Role
 
 
 def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
-    """Nothing is."""
+    """Why this implementation cannot compute ``role``: it computes every role."""
     del role, convolution, channels, filters
     return None
 
@@ -19,8 +16,8 @@ def unsupported(role: Role, convolution: Convolution, channels: int, filters: in
 def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.Array:
     """Convolves ``x`` ``(B, *in, G*C)`` with ``filters`` ``(*filter, C, G*F)``."""
     spatial = string.digits[: len(convolution.strides)]
-    # XLA sums 16-bit operands in float32 by itself. Asking for it with preferred_element_type
-    # would make the cotangent float32, and with it the whole backward pass.
+    # XLA accumulates sums over 16-bit operands in float32 by default. Requesting that with
+    # preferred_element_type would make the cotangent, and thus the whole backward pass, float32.
     return jax.lax.conv_general_dilated(
         x,
         filters,
@@ -35,7 +32,7 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
 
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """The transpose of :func:`forward` in ``x``, as JAX derives it."""
+    """The transpose of :func:`forward` with respect to ``x``, as derived by JAX."""
     shape = convolution.shape(Role.INPUT_GRADIENT, filters.shape, y.shape)
     x = jax.ShapeDtypeStruct(shape, y.dtype)
     (result,) = jax.linear_transpose(lambda x: forward(x, filters, convolution), x)(y)
@@ -43,28 +40,8 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
 
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """The transpose of :func:`forward` in the filters, as JAX derives it."""
+    """The transpose of :func:`forward` with respect to the filters, as derived by JAX."""
     shape = convolution.shape(Role.FILTER_GRADIENT, x.shape, y.shape)
     filters = jax.ShapeDtypeStruct(shape, x.dtype)
     (result,) = jax.linear_transpose(lambda filters: forward(x, filters, convolution), filters)(y)
     return result
-
-
-def check_precision(precision: Any) -> Any:
-    """Returns ``precision``; raises ``ValueError`` unless lax knows it."""
-    try:
-        _trace_with_precision(precision)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "precision must be hashable and one that jax.lax.conv_general_dilated takes, "
-            f"got {precision!r}"
-        ) from error
-    return precision
-
-
-@functools.cache
-def _trace_with_precision(precision: Any) -> None:
-    # The names that lax knows are not public; the smallest convolution tells.
-    image = jax.ShapeDtypeStruct((1, 1, 1), jnp.float32)
-    smallest = Convolution((1,), (1,), 1, (1,), ((0, 0),), (1,), precision)
-    jax.eval_shape(functools.partial(forward, convolution=smallest), image, image)

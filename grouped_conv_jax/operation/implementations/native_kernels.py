@@ -1,4 +1,4 @@
-"""Kernels for CPUs, compiled: custom calls of the native library."""
+"""Compiled kernels for CPUs, as custom calls into the native library."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ def unsupported(role: Role, convolution: Convolution, channels: int, filters: in
     """Why this implementation cannot compute ``role``, or ``None``."""
     del role, channels, filters
     if len(convolution.image) > 3:
-        return f"it has {len(convolution.image)} spatial axes, and the kernels at most 3"
+        return f"it has {len(convolution.image)} spatial axes, and the kernels support at most 3"
     reason = native_library.status()
     return None if reason is None else f"the native library cannot be used: {reason}"
 
@@ -33,11 +33,11 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
 
 
 def _call(role: Role, lhs: jax.Array, rhs: jax.Array, convolution: Convolution) -> jax.Array:
-    wanted = jnp.dtype(convolution.preferred_element_type or lhs.dtype)
-    if wanted.itemsize > max(lhs.dtype.itemsize, 4):
-        lhs, rhs = lhs.astype(wanted), rhs.astype(wanted)
-    # Sums over 16-bit numbers are of float32 anyway, and can be had so.
-    dtype = wanted if lhs.dtype.itemsize == 2 and wanted == jnp.float32 else lhs.dtype
+    preferred = jnp.dtype(convolution.preferred_element_type or lhs.dtype)
+    if preferred.itemsize > max(lhs.dtype.itemsize, 4):
+        lhs, rhs = lhs.astype(preferred), rhs.astype(preferred)
+    # The kernels accumulate 16-bit operands in float32, and can return the sums unrounded.
+    dtype = preferred if lhs.dtype.itemsize == 2 and preferred == jnp.float32 else lhs.dtype
     result = jax.ShapeDtypeStruct(convolution.shape(role, lhs.shape, rhs.shape), dtype)
     call = jax.ffi.ffi_call(native_library.target(role), result)
     return call(

@@ -1,12 +1,11 @@
-"""Loads the native library and registers its kernels with XLA, at the first use.
+"""Loads the native library and registers its kernels with XLA, on first use.
 
-The build puts the library beside this file, or else a text that says why there is none. XLA decides
-itself whether the library suits the jaxlib that is installed: it refuses to register handlers for
-an interface that it does not know.
+The build places the library beside this file, or else a text file with the reason why there is
+none. XLA checks whether the library is compatible with the installed jaxlib: it refuses to register
+handlers for an unknown interface version.
 
-The names of the custom calls hold a hash of the library's sources. A program in the persistent
-compilation cache that was compiled for other kernels is then not found, where under a constant name
-it would call these.
+The names of the custom calls contain a hash of the library's sources, so that a cached program
+never calls kernels compiled from other sources.
 """
 
 import ctypes
@@ -27,11 +26,11 @@ VARIABLE = "GROUPED_CONV_INSTRUCTION_SET"
 
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 _PATH = Path(__file__).with_name(f"libgrouped_conv.{_SUFFIX}")
-# Beside the package in a source tree, and nowhere else.
+# Exists in a source tree only.
 _SOURCES = Path(__file__).parent / "native"
 
 _lock = threading.Lock()
-# The library, or why it cannot be used; None until it is asked for.
+# The library, or the reason why it cannot be used; None before the first use.
 _loaded: ctypes.CDLL | str | None = None
 _warned = False
 
@@ -41,7 +40,7 @@ class _UnavailableError(Exception):
 
 
 def status() -> str | None:
-    """Why the library cannot be used, or ``None`` if it can. The first call loads it.
+    """Returns why the library cannot be used, or ``None`` if it can. The first call loads it.
 
     Raises:
         ValueError: the environment variable names no instruction set of this processor.
@@ -51,7 +50,7 @@ def status() -> str | None:
 
 
 def warn_if_unavailable() -> None:
-    """Warns that the library cannot be used, and why, the first time.
+    """Warns once if the library cannot be used, and gives the reason.
 
     Raises:
         ValueError: as :func:`status`.
@@ -71,8 +70,8 @@ def warn_if_unavailable() -> None:
 def register_native_targets() -> None:
     """Registers the custom calls of the native kernels with XLA.
 
-    Only executables that were serialized and that another process loads need this. It starts JAX's
-    CPU backend, so it comes after ``jax.distributed.initialize``.
+    Only a process that loads serialized executables needs this. It starts JAX's CPU backend, so
+    call it after ``jax.distributed.initialize``.
 
     Raises:
         RuntimeError: the native library cannot be used; the message says why.
@@ -88,7 +87,7 @@ def target(role: Role) -> str:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """The instruction sets that this processor can run, the fastest last."""
+    """The instruction sets that this processor supports, the fastest last."""
     return _instruction_sets(_library())
 
 
@@ -98,12 +97,12 @@ def instruction_set() -> str:
 
 
 def use(name: str) -> None:
-    """Uses an instruction set from the next call of a kernel on, in compiled programs too."""
+    """Selects the instruction set for all further kernel calls, also in compiled programs."""
     _use(_library(), "name", name)
 
 
 def scratch_bytes() -> int:
-    """The bytes of scratch memory that all threads hold together."""
+    """The scratch memory of all threads together, in bytes."""
     count = _library().grouped_conv_scratch_bytes
     count.restype = ctypes.c_long
     return int(count())
@@ -137,8 +136,8 @@ def _open() -> ctypes.CDLL:
         chosen = os.environ.get(VARIABLE)
         if chosen is not None:
             _use(library, f"the environment variable {VARIABLE}", chosen)
-        # XLA rejects unsuitable handlers at once only if the backend has been started. It would
-        # otherwise reject them when it starts, and then there would be no CPU backend.
+        # A running backend rejects incompatible handlers at registration. A backend started later
+        # would fail to start because of them.
         jax.local_devices(backend="cpu")
         for role in Role:
             handler = jax.ffi.pycapsule(getattr(library, _symbol(role)))
@@ -152,9 +151,9 @@ def _open() -> ctypes.CDLL:
 
 
 def _warn_if_stale(compiled: str) -> None:
-    """Warns in an editable installation whose sources have changed since it was compiled."""
+    """Warns in an editable installation if the sources have changed since the compilation."""
     script = _SOURCES / "compile_library.py"
-    # What says how the library is compiled also says from which sources.
+    # The script that compiles the library also computes the hash of its sources.
     if script.exists() and runpy.run_path(str(script))["digest"]() != compiled:
         warnings.warn(
             f"{_PATH.name} was compiled from other sources than those in {_SOURCES}; "
@@ -176,12 +175,12 @@ def _instruction_sets(library: ctypes.CDLL) -> tuple[str, ...]:
     return tuple(_text(library, "grouped_conv_instruction_sets").split())
 
 
-def _use(library: ctypes.CDLL, what: str, name: str) -> None:
-    name = _checks.word(what, name, _instruction_sets(library))
+def _use(library: ctypes.CDLL, argument: str, name: str) -> None:
+    name = _checks.word(argument, name, _instruction_sets(library))
     library.grouped_conv_use(name.encode())
 
 
 def _text(library: ctypes.CDLL, function: str) -> str:
-    found = getattr(library, function)
-    found.restype = ctypes.c_char_p
-    return str(found().decode())
+    symbol = getattr(library, function)
+    symbol.restype = ctypes.c_char_p
+    return str(symbol().decode())

@@ -1,4 +1,4 @@
-"""Dense convolutions with 1x1 filters, as the matrix products that XLA:CPU does not see in them."""
+"""Dense convolutions with 1x1 filters as matrix products, to which XLA:CPU fails to lower them."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def forward(x: jax.Array, filters: jax.Array, convolution: Convolution) -> jax.A
 
 
 def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """``x`` ``(B, *image, C)``, zero where the stride passes over a pixel."""
+    """``x`` ``(B, *image, C)``, zero at the pixels that the stride skips."""
     matrix = filters.reshape(filters.shape[-2:])
     pixels = _contract(y, matrix, [y.ndim - 1], [1], convolution)
     edges = [

@@ -1,9 +1,9 @@
-"""The input gradient as a convolution at stride one.
+"""Polyphase decomposition: the input gradient as a convolution with stride one.
 
 Tap ``i`` carries output ``o`` to pixel ``o * s + i * d`` of the padded image, which with
-``q, r = divmod(i * d, s)`` is ``(o + q) * s + r``. So pixel ``m * s + r`` collects ``y[m - q]``
-over the taps of phase ``r``: every phase is a convolution of ``y`` at stride one, and the phases
-interleave. Dilating ``y`` by the stride, as JAX's transpose does, would multiply zeros instead.
+``q, r = divmod(i * d, s)`` is ``(o + q) * s + r``. So pixel ``m * s + r`` sums ``y[m - q]`` over
+the taps of phase ``r``: each phase is a convolution of ``y`` with stride one, and the phases
+interleave. JAX's transpose instead dilates ``y`` by the stride, and multiplies zeros.
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ class PhasedAxis:
     """One spatial axis of the input gradient.
 
     Attributes:
-        quotients: the distinct ``q``, in order.
-        dilation: distance between the quotients that the split filters hold.
-        padding: zeros around ``y``, or, where negative, pixels to crop.
-        count: how many ``m`` there are.
-        crop: where the image lies in the ``count * stride`` interleaved pixels.
+        quotients: the distinct ``q``, in ascending order.
+        dilation: the distance between adjacent quotients of the split filters.
+        padding: the zeros added around ``y``; negative numbers crop.
+        count: the number of ``m``.
+        crop: the slice of the ``count * stride`` interleaved pixels that is the image.
     """
 
     quotients: tuple[int, ...]
@@ -39,7 +39,7 @@ class PhasedAxis:
 
 
 def axes(convolution: Convolution) -> list[PhasedAxis]:
-    """Describes every spatial axis."""
+    """Returns the decomposition along each spatial axis."""
     result = []
     for image, (before, _), outputs, size, stride, dilation in zip(
         convolution.image,
@@ -66,7 +66,7 @@ def axes(convolution: Convolution) -> list[PhasedAxis]:
 
 
 def as_forward(convolution: Convolution) -> Convolution:
-    """The convolution at stride one, of ``y`` with the filters of all phases."""
+    """The convolution of ``y`` with the filters of all phases, with stride one."""
     phased_axes = axes(convolution)
     return dataclasses.replace(
         convolution,
@@ -81,13 +81,13 @@ def as_forward(convolution: Convolution) -> Convolution:
 def input_gradient(
     filters: jax.Array, y: jax.Array, convolution: Convolution, forward: Forward
 ) -> jax.Array:
-    """``x`` ``(B, *image, G*C)`` by one convolution at stride one, whose filters are the phases.
+    """Computes ``x`` ``(B, *image, G*C)`` by one convolution over all phases, with stride one.
 
     Args:
         filters: ``(*filter, C, G*F)``.
         y: ``(B, *outputs, G*F)``.
-        convolution: of which this is the input gradient.
-        forward: convolves images with filters, as a third argument says.
+        convolution: the convolution to compute the input gradient of.
+        forward: computes the forward pass from images, filters and a convolution.
     """
     phased_axes = axes(convolution)
     rank, groups = len(phased_axes), convolution.groups
@@ -106,15 +106,15 @@ def input_gradient(
 
 
 def split_filters(filters: jax.Array, convolution: Convolution) -> jax.Array:
-    """``(*filter, ...)`` to ``(Q1, s1, Q2, s2, ..., ...)``: by quotient and phase.
+    """Splits ``(*filter, ...)`` by quotient and phase: ``(Q1, s1, Q2, s2, ..., ...)``.
 
-    A phase that has no tap at a quotient has a zero there.
+    A phase without a tap at a quotient has a zero there.
     """
     for axis, (size, stride, dilation) in enumerate(
         zip(convolution.filter_size, convolution.strides, convolution.dilation, strict=True)
     ):
         if stride > 1:
-            # Zeros between the taps, and behind the last to a multiple of the stride.
+            # Zeros dilate the taps, and extend them to a multiple of the stride.
             extent = (size - 1) * dilation + 1
             spread = [(0, 0, 0)] * filters.ndim
             spread[2 * axis] = (0, -extent % stride, dilation - 1)
@@ -126,8 +126,8 @@ def split_filters(filters: jax.Array, convolution: Convolution) -> jax.Array:
 
 
 def interleave(phased: jax.Array, phased_axes: Sequence[PhasedAxis]) -> jax.Array:
-    """``(B, M1, s1, M2, s2, ..., C)`` to ``(B, *image, C)``."""
+    """Interleaves the phases: ``(B, M1, s1, M2, s2, ..., C)`` to ``(B, *image, C)``."""
     sizes = phased.shape[1:-1]
     merged = [m * s for m, s in zip(sizes[::2], sizes[1::2], strict=True)]
-    whole = phased.reshape(phased.shape[0], *merged, phased.shape[-1])
-    return whole[(slice(None), *(axis.crop for axis in phased_axes))]
+    interleaved = phased.reshape(phased.shape[0], *merged, phased.shape[-1])
+    return interleaved[(slice(None), *(axis.crop for axis in phased_axes))]

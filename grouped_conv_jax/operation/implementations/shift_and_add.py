@@ -1,8 +1,7 @@
-"""Shift and add: a sum over the filter's taps of shifted images, for few channels and filters.
+"""Shift-and-add: a sum over filter taps of shifted images, for few channels and filters per group.
 
-With few channels and filters per group there is too little to sum for a matrix product. What
-remains is bound by memory, and XLA fuses a sum over taps into one loop whose minor axis is the
-groups.
+Such groups are too narrow for matrix products. The computation is memory-bound, and XLA fuses the
+sum over the taps into one loop, in which the groups are the minor axis.
 """
 
 import dataclasses
@@ -20,19 +19,18 @@ from jax import lax
 from grouped_conv_jax.operation._description import Convolution, Role, accumulator
 from grouped_conv_jax.operation.implementations import polyphase
 
-# Channels times filters of a group.
-_FEW = 16
-# Longer sums loop over the first axes of the filter, since the time to compile grows with them.
+_MAX_WEIGHTS_PER_TAP = 16
+# Longer sums loop over the leading axes of the filter, since compile time grows with their length.
 _UNROLLED_TERMS = 128
 
 
 def unsupported(role: Role, convolution: Convolution, channels: int, filters: int) -> str | None:
     """Why this implementation cannot compute ``role``, or ``None``."""
     del role
-    if channels * filters > _FEW:
+    if channels * filters > _MAX_WEIGHTS_PER_TAP:
         return (
-            f"sums over taps serve at most {_FEW} channels times filters per group, "
-            f"got {channels} * {filters}"
+            f"sums over taps support at most {_MAX_WEIGHTS_PER_TAP} channels times filters per "
+            f"group, got {channels} * {filters}"
         )
     if not all(isinstance(size, int) for size in convolution.image):
         return f"the image's size must be known, got {convolution.image}"
@@ -55,7 +53,7 @@ def input_gradient(filters: jax.Array, y: jax.Array, convolution: Convolution) -
 
 
 def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax.Array:
-    """Filters ``(*filter, C, G*F)``: images convolved with ``y``, stride and dilation exchanged."""
+    """Filters ``(*filter, C, G*F)``: ``x`` convolved with ``y``, stride and dilation exchanged."""
     sizes = zip(
         convolution.image,
         convolution.padding,
@@ -69,7 +67,7 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
         filter_size=convolution.outputs,
         strides=convolution.dilation,
         dilation=convolution.strides,
-        # Up to the last pixel that the filters reach.
+        # The image ends with the last pixel that a filter covers.
         padding=tuple(
             (before, extent + (n - 1) * stride - size - before)
             for size, (before, _), extent, n, stride in sizes
@@ -86,31 +84,31 @@ def filter_gradient(x: jax.Array, y: jax.Array, convolution: Convolution) -> jax
 def _sum_over_taps(
     images: Sequence[jax.Array], weights: Sequence[jax.Array], convolution: Convolution
 ) -> jax.Array:
-    """``(B, *outputs, G)``: the sum over taps and images of windows, each times its weight.
+    """Sums windows times weights over all taps and images; returns ``(B, *outputs, G)``.
 
     Args:
         images: arrays ``(B, *padded, G)``.
         weights: for each image an array ``(B, *filter, G)``, or ``(1, *filter, G)`` for all.
-        convolution: says where the windows are.
+        convolution: defines the windows.
     """
     size = convolution.filter_size
     short = (n for n in range(len(size)) if math.prod(size[n:]) * len(images) <= _UNROLLED_TERMS)
     looped = next(short, len(size))
-    others = list(np.ndindex(*[1] * looped, *size[looped:]))
+    unrolled = list(np.ndindex(*[1] * looped, *size[looped:]))
     if not looped:
-        return _sum_of_products(images, weights, others, convolution)
+        return _sum_of_products(images, weights, unrolled, convolution)
     extents = _extents(convolution)
 
-    def add_turn(turn: jax.Array, total: jax.Array) -> jax.Array:
-        first = jnp.unravel_index(turn, size[:looped])
-        starts = [i * step for i, step in zip(first, convolution.dilation, strict=False)]
+    def add_taps(index: jax.Array, total: jax.Array) -> jax.Array:
+        leading = jnp.unravel_index(index, size[:looped])
+        starts = [i * step for i, step in zip(leading, convolution.dilation, strict=False)]
         windows = [_part(image, starts, extents) for image in images]
-        own = [_part(plane, first, [1] * looped) for plane in weights]
-        return total + _sum_of_products(windows, own, others, convolution)
+        own = [_part(plane, leading, [1] * looped) for plane in weights]
+        return total + _sum_of_products(windows, own, unrolled, convolution)
 
     shape = images[0].shape[0], *convolution.outputs, images[0].shape[-1]
     zeros = jnp.zeros(shape, accumulator(*images, *weights))
-    return lax.fori_loop(0, math.prod(size[:looped]), add_turn, zeros)
+    return lax.fori_loop(0, math.prod(size[:looped]), add_taps, zeros)
 
 
 def _sum_of_products(
@@ -119,7 +117,7 @@ def _sum_of_products(
     taps: Sequence[tuple[int, ...]],
     convolution: Convolution,
 ) -> jax.Array:
-    """As :func:`_sum_over_taps`, of some of the taps."""
+    """As :func:`_sum_over_taps`, for some of the taps."""
     dtype, extents = accumulator(*images, *weights), _extents(convolution)
 
     def product(image: jax.Array, plane: jax.Array, tap: tuple[int, ...]) -> jax.Array:
@@ -136,18 +134,18 @@ def _sum_of_products(
 
     pairs = list(zip(images, weights, strict=True))
     rows = itertools.groupby(taps, lambda tap: tap[:-1])
-    # Sums of rows round less than one long chain of additions.
+    # Summing row by row rounds less than one long chain of additions.
     return _total(_total(product(*pair, tap) for tap in row for pair in pairs) for _, row in rows)
 
 
 def _extents(convolution: Convolution) -> list[int]:
-    """How many pixels a window spans along each axis."""
+    """The number of pixels that a window spans along each axis."""
     sizes = zip(convolution.outputs, convolution.strides, strict=True)
     return [(n - 1) * stride + 1 for n, stride in sizes]
 
 
 def _part(array: jax.Array, starts: Sequence[jax.Array], sizes: Sequence[int]) -> jax.Array:
-    """A part of ``(B, *spatial, G)`` along as many of its spatial axes as there are starts."""
+    """Slices ``(B, *spatial, G)`` along its leading spatial axes, one per start."""
     for axis, (start, size) in enumerate(zip(starts, sizes, strict=False), 1):
         array = lax.dynamic_slice_in_dim(array, start, size, axis)
     return array
@@ -158,13 +156,13 @@ def _total(terms: Iterable[jax.Array]) -> jax.Array:
 
 
 def _pad(x: jax.Array, convolution: Convolution) -> jax.Array:
-    """Zeros around the spatial axes; negative numbers crop."""
+    """Pads the spatial axes with zeros; negative numbers crop."""
     edges = [(before, after, 0) for before, after in convolution.padding]
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
 
 
 def _planes(x: jax.Array, groups: int) -> list[jax.Array]:
-    """``(..., G*C)`` to ``C`` arrays ``(..., G)``."""
+    """Splits ``(..., G*C)`` into ``C`` arrays ``(..., G)``."""
     split = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     return [split[..., c] for c in range(split.shape[-1])]
 

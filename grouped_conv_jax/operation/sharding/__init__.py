@@ -1,6 +1,7 @@
 """Splits a convolution over the devices of a mesh, each of which computes one shard.
 
-``_axes`` says what can be split, ``_plan`` what is split and what a shard computes. The compiler's
-partitioner asks ``_partitioner``, which reads the mesh off the tiles (``_mesh``); where shardings
-are part of the types, ``_explicit`` asks the plan directly.
+``_axes`` defines the axes that can be split, and ``_plan`` decides which ones are split and what a
+shard computes. ``_partitioner`` applies a plan in the compiler's partitioner, after ``_mesh`` has
+derived a mesh from the compiler's tiles. ``_explicit`` applies a plan where shardings are part of
+the types.
 """

@@ -1,4 +1,4 @@
-"""What can be split in a convolution: the batch, the groups, and spatial axes with their halos."""
+"""The axes of a convolution that can be split: batch, groups, and spatial axes with halos."""
 
 import dataclasses
 import enum
@@ -9,7 +9,7 @@ from grouped_conv_jax.operation._description import Convolution, Role
 
 
 class Independent(enum.Enum):
-    """Axes whose shards need nothing of each other."""
+    """Axes whose shards are independent of each other."""
 
     BATCH = enum.auto()
     GROUPS = enum.auto()
@@ -17,10 +17,10 @@ class Independent(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """A spatial axis, whose shards need a few rows of their neighbours.
+    """A spatial axis, whose shards need a halo: a few rows of the neighbouring shards.
 
     Attributes:
-        index: which one, from 0.
+        index: the position among the spatial axes, from 0.
     """
 
     index: int
@@ -33,12 +33,12 @@ Axes: TypeAlias = tuple[Axis | None, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """What there is to split: a role, and the shapes of its operands and its result.
+    """A role of a convolution, and the shapes of its operands and of its result.
 
     Attributes:
-        role: what is computed.
+        role: the role to compute.
         convolution: the static description.
-        shapes: of the two operands and of the result.
+        shapes: the shapes of the two operands and of the result.
     """
 
     role: Role
@@ -47,7 +47,7 @@ class Signature:
 
     @property
     def roles(self) -> tuple[Role, Role, Role]:
-        """The arrays: both operands, and the result."""
+        """The roles of the arrays: of both operands and of the result."""
         return (*self.role.operands, self.role)
 
     @functools.cached_property
@@ -56,7 +56,7 @@ class Signature:
         return tuple(_axes(role, len(self.convolution.image)) for role in self.roles)
 
     def divides(self, axis: Axis, parts: int) -> bool:
-        """Whether an axis can be split into so many equal parts."""
+        """Whether an axis can be split into ``parts`` equal parts."""
         if axis is Independent.GROUPS:
             return self.convolution.groups % parts == 0
         if isinstance(axis, Space):
@@ -72,13 +72,13 @@ def _axes(role: Role, spatial: int) -> Axes:
 
 
 class Window(NamedTuple):
-    """One axis of the convolution of one shard.
+    """One spatial axis of the convolution that one shard computes.
 
     Attributes:
-        before: rows that it needs of the shard before it.
-        after: rows that it needs of the shard after it.
-        image: its size of ``x``, halo included.
-        padding: its padding.
+        before: the number of rows needed from the preceding shard.
+        after: the number of rows needed from the following shard.
+        image: the size of ``x``, including the halo.
+        padding: the padding of ``x``.
     """
 
     before: int
@@ -88,10 +88,10 @@ class Window(NamedTuple):
 
 
 def window(role: Role, convolution: Convolution, axis: int, parts: int) -> Window | None:
-    """What a shard of a spatial axis computes; ``None`` where the shards would not be alike.
+    """Returns what a shard of a spatial axis computes, or ``None`` if the shards would differ.
 
-    Output ``j`` reads the rows of ``x`` from ``j * stride - pad`` on, as many as the filter
-    extends over.
+    Output ``j`` depends on the rows of ``x`` from ``j * stride - pad`` on, as many as the effective
+    filter size.
     """
     stride, pad = convolution.strides[axis], convolution.padding[axis][0]
     extent = convolution.effective_filter_size[axis]

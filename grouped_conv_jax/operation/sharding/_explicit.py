@@ -12,7 +12,7 @@ from grouped_conv_jax.operation.sharding._plan import plan
 
 
 def is_on_explicit_axes(*operands: Any) -> bool:
-    """Whether the types of arrays are sharded over a mesh, or would be if it were asked for."""
+    """Whether an operand is an array on a mesh with explicit axes."""
     return any(
         isinstance(operand, jax.Array) and bool(jax.typeof(operand).sharding.mesh.explicit_axes)
         for operand in operands
@@ -25,20 +25,20 @@ def as_planned(
     filters: jax.Array,
     convolution: Convolution,
 ) -> jax.Array:
-    """A forward pass over explicit axes of a mesh, for which lax has no rule where groups are.
+    """Computes a grouped forward pass over explicit axes, for which lax has no sharding rule.
 
     Args:
         compute: the forward pass.
-        x: in canonical order.
-        filters: likewise.
+        x: the input, in canonical order.
+        filters: the filters, in canonical order.
         convolution: the static description.
 
     Raises:
-        ValueError: the operands cannot stay sharded as they are.
+        ValueError: the result cannot be computed with the operands sharded as they are.
     """
     shardings = [jax.typeof(array).sharding for array in (x, filters)]
     specs = [sharding.spec for sharding in shardings]
-    # An array that was never placed has an empty mesh.
+    # An array that was never placed on the mesh has an empty one.
     mesh = next(sharding.mesh for sharding in shardings if not sharding.mesh.empty)
     shapes = x.shape, filters.shape, convolution.shape(Role.FORWARD, x.shape, filters.shape)
     chosen = plan(Signature(Role.FORWARD, convolution, shapes), specs, mesh.shape)

@@ -1,4 +1,4 @@
-"""The mesh behind the tiles that the compiler gives to devices."""
+"""Derives a mesh from the compiler's assignment of tiles to devices."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,34 +9,43 @@ from jax.sharding import AbstractMesh, PartitionSpec
 def common_mesh(
     tilings: Sequence[np.ndarray | None], devices: int
 ) -> tuple[AbstractMesh, list[PartitionSpec]]:
-    """A mesh over which all arrays are partitioned, and how.
+    """Finds a mesh over which as many arrays as possible are partitioned.
 
-    The compiler tells which device has which tile of an array, but not the mesh behind it. Every
-    mesh is one of prime sizes in which axes are joined.
+    The compiler reports which device holds which tile of an array, but not the mesh that the tiles
+    come from. Every mesh results from one with axes of prime sizes by merging axes, so it suffices
+    to try the orders of the prime factors.
 
     Args:
-        tilings: for each array, which tile along each of its axes each device has,
+        tilings: for each array, the index of each device's tile along each axis,
             ``(axes, devices)``; ``None`` for an array that is not tiled.
-        devices: their number.
+        devices: the number of devices.
+
+    Returns:
+        The mesh, and the partition spec of each array; that of an array that does not fit is empty.
     """
     best = -1
     for sizes in _orders(_prime_factors(devices)):
         names = tuple(f"mesh{i}" for i in range(len(sizes)))
         digits = np.array(np.unravel_index(np.arange(devices), sizes))
-        found = [() if tiling is None else _partition(tiling, digits) for tiling in tilings]
-        fitting = sum(one is not None for one in found)
+        partitions = [() if tiling is None else _partition(tiling, digits) for tiling in tilings]
+        fitting = sum(partition is not None for partition in partitions)
         if fitting > best:
             best, mesh = fitting, AbstractMesh(sizes, names)
             specs = [
-                PartitionSpec(*(tuple(names[i] for i in axes) for axes in one or ()))
-                for one in found
+                PartitionSpec(*(tuple(names[i] for i in axes) for axes in partition or ()))
+                for partition in partitions
             ]
     return mesh, specs
 
 
 def _partition(tiling: np.ndarray, digits: np.ndarray) -> list[tuple[int, ...]] | None:
-    """For each axis of an array, which digits of a device's number make up its tile's."""
-    # The device all of whose digits are zero but one.
+    """For each axis of an array, the mesh axes that split it; ``None`` if the mesh does not fit.
+
+    Args:
+        tiling: the index of each device's tile along each axis, ``(axes, devices)``.
+        digits: each device's coordinates in the mesh, ``(mesh axes, devices)``.
+    """
+    # For each mesh axis, the device with coordinate 1 along it and 0 along the others.
     units = [int(np.flatnonzero((digit == 1) & (digits.sum(0) == 1))[0]) for digit in digits]
     partition = []
     for tiles in tiling:
@@ -49,7 +58,7 @@ def _partition(tiling: np.ndarray, digits: np.ndarray) -> list[tuple[int, ...]] 
 
 
 def _orders(factors: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """The different orders of some numbers."""
+    """Yields the distinct permutations of ``factors``."""
     if not factors:
         yield ()
     for first in sorted(set(factors)):

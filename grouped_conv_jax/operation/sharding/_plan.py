@@ -1,7 +1,8 @@
-"""How one bound convolution is split over the devices of a mesh, and what each of them computes.
+"""Plans how one role of a convolution is split over a mesh, and what each device computes.
 
-Filters are split by groups alone, and channels are never cut inside of a group. What an operand's
-sharding asks for beyond this, or what does not divide evenly, is not split.
+The plan keeps a split of the operands if it is over the batch, the groups or a spatial axis and
+divides the axis evenly. It drops every other split: filters are split by groups only, and channels
+within a group are never split.
 """
 
 import dataclasses
@@ -27,12 +28,12 @@ from grouped_conv_jax.operation.sharding._axes import (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which axes of a mesh split what.
+    """The assignment of mesh axes to axes of a convolution.
 
     Attributes:
-        signature: what there is to split.
-        splits: the axes of the mesh for each axis that is split, the major one first.
-        sizes: of the axes of the mesh.
+        signature: the role, and the shapes of its operands and result.
+        splits: the mesh axes that split each axis, the major one first.
+        sizes: the sizes of the mesh axes.
     """
 
     signature: Signature
@@ -41,14 +42,14 @@ class Plan:
 
     @property
     def specs(self) -> list[PartitionSpec]:
-        """For both operands and the result."""
+        """The partition specs of both operands and of the result."""
         return [
             PartitionSpec(*(axis and self.splits.get(axis) for axis in axes))
             for axes in self.signature.axes
         ]
 
     def parts(self, axis: Axis) -> int:
-        """The number of parts of an axis."""
+        """The number of parts that an axis is split into."""
         return math.prod(self.sizes[name] for name in self.splits.get(axis, ()))
 
     @property
@@ -63,10 +64,10 @@ class Plan:
     def compute(
         self, compute: Callable[..., jax.Array], lhs: jax.Array, rhs: jax.Array
     ) -> jax.Array:
-        """Computes one shard of the result of shards of the operands.
+        """Computes one shard of the result from shards of the operands.
 
         Args:
-            compute: takes operands and ``convolution``, a description.
+            compute: computes the role from operands and the keyword ``convolution``.
             lhs: the first operand's shard.
             rhs: the second operand's shard.
         """
@@ -93,13 +94,13 @@ class Plan:
 
     @property
     def summed(self) -> tuple[str, ...]:
-        """The axes of the mesh over which shards hold parts of a sum."""
+        """The mesh axes over which the shards hold partial sums."""
         *_, result = self.signature.axes
         summed = (names for axis, names in self.splits.items() if axis not in result)
         return tuple(itertools.chain.from_iterable(summed))
 
     def _with_halo(self, array: jax.Array, along: Space, local: Window) -> jax.Array:
-        # Where there is no neighbour, zeros come: they are the padding.
+        # At the border of the image ppermute yields zeros, which are the padding.
         axis = self.signature.axes[self.signature.role.images].index(along)
         parts, size = self.parts(along), array.shape[axis]
         pieces = [array]
@@ -114,20 +115,20 @@ class Plan:
         return jnp.concatenate(pieces, axis) if len(pieces) > 1 else array
 
     def check(self, specs: Sequence[PartitionSpec]) -> None:
-        """Raises ``ValueError`` unless both operands can stay sharded as they are."""
+        """Raises ``ValueError`` unless the plan keeps the given shardings of both operands."""
         signature = self.signature
-        for role, shape, spec, kept in zip(
+        for role, shape, spec, planned in zip(
             signature.roles, signature.shapes, specs, self.specs, strict=False
         ):
-            asked, possible = map(_names, spec), map(_names, kept)
+            pairs = zip(map(_names, spec), map(_names, planned), strict=False)
             partial = spec.unreduced or spec.reduced
-            if partial or any(a and a != b for a, b in zip(asked, possible, strict=False)):
+            if partial or any(given and given != kept for given, kept in pairs):
                 name, order = _OPERANDS[role]
                 raise ValueError(
                     f"the sharding of {name} must split batch, spatial axes and groups into equal "
                     f"parts, filters by groups only, and agree with the other operand; got {spec} "
                     f"for shape {shape} {order} on mesh {dict(self.sizes)}; "
-                    f"use jax.sharding.reshard, for example to {kept}"
+                    f"use jax.sharding.reshard, for example to {planned}"
                 )
 
 
@@ -139,17 +140,17 @@ _OPERANDS = {
 
 
 def plan(signature: Signature, specs: Sequence[PartitionSpec], sizes: Mapping[str, int]) -> Plan:
-    """Splits as far as it can what the arrays' shardings split.
+    """Plans a split that follows the arrays' shardings as far as possible.
 
-    Images come before filters, which are smaller and the better ones to gather where both ask for
-    the same axis of the mesh.
+    If images and filters use the same mesh axis for different axes, the images keep it, since
+    filters are smaller and thus cheaper to gather.
 
     Args:
-        signature: what there is to split.
-        specs: partitions of both operands and of the result, as far as they are known.
-        sizes: of the axes of the mesh.
+        signature: the role, and the shapes of its operands and result.
+        specs: the partition specs of both operands and of the result, as far as they are known.
+        sizes: the sizes of the mesh axes.
     """
-    asked = [
+    requests = [
         (role == Role.FILTER_GRADIENT, axis, _names(entry))
         for role, axes, spec in zip(signature.roles, signature.axes, specs, strict=False)
         for axis, entry in zip(axes, spec, strict=False)
@@ -157,7 +158,7 @@ def plan(signature: Signature, specs: Sequence[PartitionSpec], sizes: Mapping[st
     ]
     splits: dict[Axis, tuple[str, ...]] = {}
     used: set[str] = set()
-    for _, axis, names in sorted(asked, key=lambda ask: ask[0]):
+    for _, axis, names in sorted(requests, key=lambda request: request[0]):
         if axis in splits:
             continue
         kept = tuple(itertools.takewhile(lambda name: name not in used, names))
@@ -170,7 +171,7 @@ def plan(signature: Signature, specs: Sequence[PartitionSpec], sizes: Mapping[st
 
 
 def _names(entry: Any) -> tuple[str, ...]:
-    """The mesh axes in one entry of a partition."""
+    """The mesh axes in one entry of a partition spec."""
     if entry is None or entry is PartitionSpec.UNCONSTRAINED:
         return ()
     return (entry,) if isinstance(entry, str) else tuple(entry)

@@ -1,8 +1,8 @@
-"""Compiles the native library, for this machine or for another one.
+"""Compiles the native library, for this machine or for another platform.
 
-``python compile_library.py`` compiles it in place, for work on the sources, and with
-``--wheels dist`` it builds a wheel for every target. Both need what ``pyproject.toml`` lists
- under ``[build-system]``. Installing needs neither command.
+``python compile_library.py`` compiles it in place, for work on the sources. With ``--wheels dist``
+it builds a wheel for every target. Both need the packages listed under ``[build-system]`` in
+``pyproject.toml``. Installing the package needs neither command.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import NamedTuple
 SOURCES = Path(__file__).resolve().parent
 PACKAGE = SOURCES.parent
 ROOT = PACKAGE.parent.parent.parent
-# Compiled once for every instruction set; all others once, for the baseline.
+# This source is compiled once per instruction set, all others once for the baseline.
 KERNELS = "kernels.cc"
 FLAGS = ("-std=c++20", "-O3", "-fvisibility=hidden", "-fPIC", "-Wall", "-Wextra", "-Werror")
 KERNEL_FLAGS = ("-fno-exceptions", "-fno-rtti")
@@ -30,10 +30,11 @@ class Target(NamedTuple):
     """A platform that the library is compiled for.
 
     Attributes:
-        triple: the compiler's name of it, with the oldest C library or system that it runs on.
-        tag: the wheel's platform.
-        library: the file's name.
-        instruction_sets: the compiler's name of the processor for each; the baseline first.
+        triple: the compiler's name of the platform, with the oldest supported C library or system.
+        tag: the platform tag of the wheel.
+        library: the name of the library file.
+        instruction_sets: the compiler's processor name for each instruction set, the baseline
+            first.
     """
 
     triple: str
@@ -43,7 +44,7 @@ class Target(NamedTuple):
 
 
 _X86_64 = {"baseline": "x86_64", "avx2": "x86_64_v3", "avx512": "x86_64_v4"}
-# By the names of sysconfig.get_platform, without the version that macOS puts into its own.
+# The keys are those of sysconfig.get_platform, without the version number on macOS.
 TARGETS = {
     "linux-x86_64": Target(
         "x86_64-linux-gnu.2.17", "manylinux_2_17_x86_64", "libgrouped_conv.so", _X86_64
@@ -69,7 +70,7 @@ class CompilationError(Exception):
 
 
 def target(name: str | None = None) -> Target:
-    """The target of a name, or this machine's."""
+    """Returns the named target, or the one of this machine."""
     name = name or re.sub(r"^(macosx)-[\d.]+", r"\1", sysconfig.get_platform())
     if name not in TARGETS:
         raise CompilationError(
@@ -79,12 +80,12 @@ def target(name: str | None = None) -> Target:
 
 
 def library(target: Target, build: Path, cache: str = "") -> Path:
-    """Compiles the library below ``build``, sources at once, and returns where it is.
+    """Compiles the library, its sources in parallel, and returns its path.
 
     Args:
-        target: what to compile for.
+        target: the platform to compile for.
         build: a folder for the object files and the library.
-        cache: where the compiler keeps its cache; by default where it keeps it otherwise.
+        cache: a folder for the compiler's cache; by default the compiler's own.
     """
     environment = ({"ZIG_GLOBAL_CACHE_DIR": cache} if cache else {}) | os.environ
     build.mkdir(parents=True, exist_ok=True)
@@ -98,26 +99,26 @@ def library(target: Target, build: Path, cache: str = "") -> Path:
 
 
 def _commands(target: Target) -> list[tuple[str | Path, ...]]:
-    """The compiler's arguments for each object file, whose name comes last."""
+    """The compiler's arguments for each object file, whose name is the last argument."""
     flags = (*FLAGS, "-isystem", _ffi_headers(), f'-DGROUPED_CONV_SOURCES="{digest()}"', "-c")
-    found: list[tuple[str | Path, ...]] = []
+    commands: list[tuple[str | Path, ...]] = []
     for source in sorted(SOURCES.glob("*.cc")):
         if source.name == KERNELS:
             for name, processor in target.instruction_sets.items():
                 own = (f"-mcpu={processor}", f"-DINSTRUCTION_SET={name}", *KERNEL_FLAGS)
-                found.append((*flags, *own, source, "-o", f"{source.stem}-{name}.o"))
+                commands.append((*flags, *own, source, "-o", f"{source.stem}-{name}.o"))
         else:
             baseline = (f"-mcpu={target.instruction_sets['baseline']}",)
-            found.append((*flags, *baseline, source, "-o", f"{source.stem}.o"))
-    return found
+            commands.append((*flags, *baseline, source, "-o", f"{source.stem}.o"))
+    return commands
 
 
 def digest() -> str:
     """A hash of the sources."""
-    found = hashlib.blake2b(digest_size=8)
+    result = hashlib.blake2b(digest_size=8)
     for source in sorted([*SOURCES.glob("*.cc"), *SOURCES.glob("*.h")]):
-        found.update(source.read_bytes())
-    return found.hexdigest()
+        result.update(source.read_bytes())
+    return result.hexdigest()
 
 
 def _ffi_headers() -> str:
@@ -130,7 +131,7 @@ def _ffi_headers() -> str:
 def _compiler(
     target: Target, build: Path, environment: dict[str, str], *arguments: str | Path
 ) -> None:
-    # Within the folder, since the name that a library is linked by is recorded in it on macOS.
+    # The compiler runs in the folder, since macOS records the path given to the linker.
     command = [sys.executable, "-m", "ziglang", "c++", "-target", target.triple, *arguments]
     done = subprocess.run(command, cwd=build, env=environment, capture_output=True, text=True)
     if done.returncode:
