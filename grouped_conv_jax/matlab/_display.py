@@ -1,4 +1,4 @@
-"""Values as MATLAB displays them."""
+"""Formats values the way MATLAB displays them."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def shown(value: Any) -> str:
-    """A value as MATLAB shows it in the display of an object."""
+    """Formats a property value for the display of an object."""
     if value is None:
         return "[]"
     if isinstance(value, str):
@@ -27,7 +27,7 @@ def shown(value: Any) -> str:
 
 
 def number(value: float) -> str:
-    """A number in MATLAB's ``format short``.
+    """Formats a number in MATLAB's ``format short``.
 
     Example:
         >>> number(0.01), number(1e-4), number(3), number(float("inf"))
@@ -37,12 +37,12 @@ def number(value: float) -> str:
         return "Inf" if value > 0 else "-Inf"
     if float(value).is_integer():
         return str(int(value))
-    # What rounds to 0.001 is shown with an exponent too.
+    # MATLAB switches to an exponent at 0.001 itself.
     return f"{value:.4f}" if 0.001 < abs(value) < 1000 else f"{value:.4e}"
 
 
 def size(shape: tuple[int, ...]) -> str:
-    """A size without the trailing ones that MATLAB drops, as in ``3x3x2x4``."""
+    """Formats a size such as ``3x3x2x4``, without the trailing ones that MATLAB drops."""
     sizes = [*shape, *(1,) * (2 - len(shape))]
     while sizes[-1] == 1 and len(sizes) > 2:
         sizes.pop()
@@ -50,7 +50,7 @@ def size(shape: tuple[int, ...]) -> str:
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of left-aligned columns, three spaces apart."""
+    """Returns rows as lines of left-aligned columns, three spaces apart."""
     widths = np.max([[len(cell) for cell in row] for row in rows], axis=0)
     return [
         "   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
