@@ -1,6 +1,6 @@
-"""What a call without ``jit`` costs: this package's, beside those whose places it takes.
+"""Measures calls without ``jit`` of this package's functions and of those that they replace.
 
-A small convolution, so that the time is that of Python and of dispatching. Prints a Markdown table.
+The convolution is small, so Python and dispatch dominate the time. Prints a Markdown table.
 """
 
 # ruff: noqa: T201
@@ -22,7 +22,7 @@ CHANNELS, CALLS, ROUNDS = 8, 100, 15
 
 
 def contenders() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Ours and theirs, by what ours is."""
+    """Returns pairs of calls, ours and theirs, by description."""
     x = jnp.ones((1, 8, 8, CHANNELS))
     kernel, weights = jnp.ones((3, 3, 1, CHANNELS)), jnp.ones((3, 3, 1, 1, CHANNELS))
     bias = jnp.zeros((1, 1, 1, CHANNELS))
@@ -59,7 +59,7 @@ def contenders() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
 
 
 def microseconds(pair: tuple[Callable[[], Any], Callable[[], Any]]) -> list[float]:
-    """The lower quartile of both, which take turns."""
+    """Returns the lower quartiles of two calls, timed in alternating blocks."""
     times: list[list[float]] = [[], []]
     for _ in range(ROUNDS):
         for call, seen in zip(pair, times, strict=True):
@@ -74,8 +74,8 @@ def microseconds(pair: tuple[Callable[[], Any], Callable[[], Any]]) -> list[floa
 
 
 def main() -> None:
-    """Measures and prints."""
-    print("| call | ours | theirs | times theirs |\n| --- | ---: | ---: | ---: |")
+    """Measures and prints the table."""
+    print("| call | ours | theirs | ours / theirs |\n| --- | ---: | ---: | ---: |")
     for name, pair in contenders().items():
         ours, theirs = microseconds(pair)
         print(f"| {name} | {ours:.0f} µs | {theirs:.0f} µs | {ours / theirs:.2f} |")

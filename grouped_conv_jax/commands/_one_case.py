@@ -5,7 +5,7 @@ from typing import Any
 
 from grouped_conv_jax import _checks
 from grouped_conv_jax._padding import Padding
-from grouped_conv_jax.benchmarks.suites import Case
+from grouped_conv_jax.benchmarks.cases import Case
 from grouped_conv_jax.commands._options import flag
 
 
