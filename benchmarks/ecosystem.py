@@ -45,12 +45,12 @@ class Check(NamedTuple):
     """One row of the table.
 
     Attributes:
-        what: description, the first column.
+        title: the first column.
         packages: distributions that the check needs; the first one is the subject of the check.
         run: returns whether the check passes, and a figure or the reason.
     """
 
-    what: str
+    title: str
     packages: tuple[str, ...]
     run: Callable[[Namespace], training.Outcome]
 
@@ -210,8 +210,8 @@ def checks() -> Iterator[Check]:
         "equinox": training.equinox_mobilenet,
         "dm-haiku": training.haiku_mobilenet_v1,
     }.items():
-        what = f"training step, {make.__name__}"
-        yield Check(what, (package,), functools.partial(training.check_training, make))
+        title = f"training step, {make.__name__}"
+        yield Check(title, (package,), functools.partial(training.check_training, make))
     yield Check("per-sample gradients, optax.contrib.dpsgd", ("optax",), training.check_optax)
     yield Check("per-sample gradients, clipped_grad", ("jax-privacy",), training.check_jax_privacy)
     onnx = ("jax2onnx", "onnxruntime")
@@ -219,8 +219,8 @@ def checks() -> Iterator[Check]:
         for implementation in (None, "lax", "taps", "blocks"):
             keywords = {"implementation": implementation, "padding_value": padding_value}
             layers = functools.partial(own_layers, padding=1, **keywords)
-            what = f"ONNX, GroupedConv2D, {implementation=}, {padding_value=}"
-            yield Check(what, onnx, functools.partial(check_onnx, layers))
+            title = f"ONNX, GroupedConv2D, {implementation=}, {padding_value=}"
+            yield Check(title, onnx, functools.partial(check_onnx, layers))
     layers = functools.partial(flax_layers, conv_general_dilated=gcj.conv_general_dilated)
     yield Check("ONNX, Flax Conv with the drop-in", onnx, functools.partial(check_onnx, layers))
     for way, drop_in in {"with the drop-in": True, "under accelerate": False}.items():
@@ -240,14 +240,14 @@ def row(check: Check, options: Namespace) -> tuple[bool, str]:
         except importlib.metadata.PackageNotFoundError:
             missing.append(package)
     if missing:
-        return True, f"| {check.what} | {', '.join(missing)} | not installed | |"
+        return True, f"| {check.title} | {', '.join(missing)} | not installed | |"
     try:
         passes, figure = check.run(options)
     except Exception as error:  # Continue with the other checks.
         passes, figure = False, describe(error)
     figure = " ".join(figure.replace("|", "\\|").split())
     result = "passes" if passes else "fails"
-    return passes, f"| {check.what} | {', '.join(versions)} | {result} | {figure} |"
+    return passes, f"| {check.title} | {', '.join(versions)} | {result} | {figure} |"
 
 
 def parse_options() -> Namespace:
@@ -268,7 +268,7 @@ def main() -> int:
     sys.stdout.write("| check | package | result | figure |\n| --- | --- | --- | --- |\n")
     everything_passes = True
     for check in checks():
-        about = " ".join((check.what, *check.packages)).lower()
+        about = " ".join((check.title, *check.packages)).lower()
         if any(word.lower() in about for word in options.only):
             passes, line = row(check, options)
             everything_passes &= passes

@@ -135,7 +135,7 @@ class Run:
     def execute(self, interrupted: Callable[[], int]) -> None:
         """Runs from the last checkpoint, or from the start, to the end."""
         if self._is_first:
-            self._introduce()
+            self._print_summary()
         learner = Learner(self._network(), self._data, self._options, self._steps_per_epoch)
         training = Training(learner, self._split, self._options)
         with Checkpoints(self._out / _run_directory.CHECKPOINT) as checkpoints:
@@ -151,7 +151,9 @@ class Run:
             if taken and self._is_first:
                 print(f"resuming after {_position(snapshot, self._steps_per_epoch)}", flush=True)
             with self._progress(taken) as progress:
-                snapshot = training.run(snapshot, checkpoints, progress, interrupted, self._publish)
+                snapshot = training.run(
+                    snapshot, checkpoints, progress, interrupted, self._write_metrics
+                )
         self._finish(learner, snapshot)
 
     def _network(self, implementation: str | None = None) -> _networks.Network:
@@ -164,7 +166,7 @@ class Run:
         _, height, width, channels = self._data.images.shape
         return height, width, channels
 
-    def _introduce(self) -> None:
+    def _print_summary(self) -> None:
         data = self._data
         height, width, channels = self._image_shape
         frozen = ", ".join(parts.CONVOLUTIONS)
@@ -194,7 +196,7 @@ class Run:
             config = _config(self._options, self._data, self._split, results)
             _run_directory.write_config(self._out, config)
 
-    def _publish(self, history: Sequence[Row]) -> None:
+    def _write_metrics(self, history: Sequence[Row]) -> None:
         if not self._is_first:
             return
         text = io.StringIO()
@@ -228,7 +230,7 @@ class Run:
                 self._data.labels[indices], test.predictions, self._data.classes
             ),
         }
-        self._publish(snapshot.history)
+        self._write_metrics(snapshot.history)
         for name, content in files.items():
             _run_directory.write(self._out, name, content)
         self._write_config(

@@ -142,9 +142,11 @@ def run(arguments: argparse.Namespace) -> int:
     _join(arguments)
     _require_modules(digits="data" not in given and not arguments.resume)
     _check_alike(given | {"data": "data" in given, "resume": arguments.resume})
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         # Only the first process accesses the directory.
-        found, stored = _processes.from_first(lambda: _begin(out, arguments.resume, given, held))
+        found, stored = _processes.from_first(
+            lambda: _open_run(out, arguments.resume, given, stack)
+        )
         options = Options.from_json(found)
         if "data" in given:
             # The path of the images may differ between machines.
@@ -188,8 +190,8 @@ def _check_alike(given: dict[str, Any]) -> None:
     _processes.in_all(compare)
 
 
-def _begin(
-    out: Path, resume: bool, given: dict[str, Any], held: contextlib.ExitStack
+def _open_run(
+    out: Path, resume: bool, given: dict[str, Any], stack: contextlib.ExitStack
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Locks the directory; returns the options and, if resuming, the stored ``config.json``."""
     stored = _run_directory.find_config(out) if resume else None
@@ -202,7 +204,7 @@ def _begin(
         )
     else:
         options = Options.begin(given)
-    held.enter_context(_run_directory.locked(out))
+    stack.enter_context(_run_directory.locked(out))
     if stored is None:
         _run_directory.check_free(out)
     return options.to_json(), stored

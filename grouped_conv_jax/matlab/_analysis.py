@@ -40,13 +40,13 @@ class Analysis(tuple[LayerAnalysis, ...]):
         rows = [("", "Name", "Layer", "Activations", "Learnables", "Number")]
         for i, layer in enumerate(self, 1):
             learnables = ", ".join(
-                f"{name} {_display.size(size)}" for name, size in layer.learnables.items()
+                f"{name} {_display.format_size(size)}" for name, size in layer.learnables.items()
             )
             activations = "x".join(map(str, layer.activations))
             number = str(layer.num_learnables)
             row = (str(i), layer.name, layer.description, activations, learnables, number)
             rows.append(row)
-        return "\n".join([*_display.table(rows), "", f"learnables: {self.num_learnables}"])
+        return "\n".join([*_display.format_table(rows), "", f"learnables: {self.num_learnables}"])
 
 
 def analyze(network: Any) -> Analysis:
@@ -78,5 +78,5 @@ def analyze(network: Any) -> Analysis:
             learnables,
             sum(map(math.prod, learnables.values())),
         )
-        for layer, (activations, learnables) in zip(array, array._activations(), strict=True)
+        for layer, (activations, learnables) in zip(array, array._infer_sizes(), strict=True)
     )

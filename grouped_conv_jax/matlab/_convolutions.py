@@ -159,7 +159,7 @@ class GroupedConvolution2DLayer(_Convolution):
         if self.Weights is not None:
             *_, channels, _, groups = self.Weights.shape
         filters = self._filters(self.NumFiltersPerGroup, channels)
-        return f"{groups} groups of {filters} convolutions {self._steps()}"
+        return f"{groups} groups of {filters} convolutions {self._stride_and_padding()}"
 
 
 class Convolution2DLayer(_Convolution):
@@ -221,7 +221,9 @@ class Convolution2DLayer(_Convolution):
 
     def _describe(self) -> str:
         channels = self.NumChannels if self.Weights is None else self.Weights.shape[2]
-        return f"{self._filters(self.NumFilters, channels)} convolutions {self._steps()}"
+        return (
+            f"{self._filters(self.NumFilters, channels)} convolutions {self._stride_and_padding()}"
+        )
 
 
 groupedConvolution2dLayer = GroupedConvolution2DLayer  # noqa: N816

@@ -161,7 +161,7 @@ class ImageInputLayer(Layer):
         images = f"{'x'.join(map(str, self.InputSize))} images"
         if self.Normalization == "none":
             return images
-        return f"{images} with {_display.shown(self.Normalization)} normalization"
+        return f"{images} with {_display.format_value(self.Normalization)} normalization"
 
 
 imageInputLayer = ImageInputLayer  # noqa: N816

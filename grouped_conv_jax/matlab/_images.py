@@ -30,7 +30,7 @@ def to_bssc(name: str, images: Array, data_format: str) -> Array:
     return images.transpose(axes)
 
 
-def numbers(name: str, images: Any, data_format: str) -> npt.NDArray[Any]:
+def check_batch(name: str, images: Any, data_format: str) -> npt.NDArray[Any]:
     """Checks for a nonempty batch of real-valued images and returns it as ``(B, H, W, C)``."""
     found = to_bssc(
         name, np.asarray(images) if isinstance(images, jax.Array) else images, data_format

@@ -51,7 +51,7 @@ class LayerArray(Sequence[Layer]):
             for i, layer in enumerate(self, 1)
         ]
         lines = [f"  {len(self)}x1 Layer array with layers:", ""]
-        return "\n".join(lines + [f"    {line}" for line in _display.table(rows)])
+        return "\n".join(lines + [f"    {line}" for line in _display.format_table(rows)])
 
     def to_linen(self, data_format: str = "BSSC") -> _linen_modules.Network:
         """Returns a Linen module whose submodules have the names of the layers.
@@ -100,7 +100,7 @@ class LayerArray(Sequence[Layer]):
             (50, 3)
         """
         _images.check_format(data_format)
-        sizes = (self._input_size("to_nnx"), *(size for size, _ in self._activations()))
+        sizes = (self._input_size("to_nnx"), *(size for size, _ in self._infer_sizes()))
         return _nnx_modules.Network(tuple(_named(self._layers)), sizes[:-1], data_format, rngs)
 
     def _input_size(self, wanted_by: str) -> Size:
@@ -111,7 +111,7 @@ class LayerArray(Sequence[Layer]):
             )
         return self._layers[0].InputSize
 
-    def _activations(self) -> list[tuple[Size, Mapping[str, Size]]]:
+    def _infer_sizes(self) -> list[tuple[Size, Mapping[str, Size]]]:
         """Returns the sizes of each layer's activations and learnables by abstract evaluation."""
         x = jax.ShapeDtypeStruct((1, *self._input_size("analyze")), jax.numpy.float32)
         found: list[tuple[Size, Mapping[str, Size]]] = []

@@ -62,7 +62,7 @@ def load_network(path: str | os.PathLike[str], network: Any, *, name: str = "lay
     array = layers(network)
     expected = {
         layer.Name: learnables
-        for layer, (_, learnables) in zip(array, array._activations(), strict=True)
+        for layer, (_, learnables) in zip(array, array._infer_sizes(), strict=True)
     }
     with _mat_files.opened(path) as variables:
         found = _elements(path, variables, name)

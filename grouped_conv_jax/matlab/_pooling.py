@@ -40,7 +40,9 @@ class _Pooling(Window):
         return Pooling(self._kind, self.PoolSize, self.Stride, padding)
 
     def _describe(self) -> str:
-        return f"{'x'.join(map(str, self.PoolSize))} {self._kind} pooling {self._steps()}"
+        return (
+            f"{'x'.join(map(str, self.PoolSize))} {self._kind} pooling {self._stride_and_padding()}"
+        )
 
 
 class MaxPooling2DLayer(_Pooling):

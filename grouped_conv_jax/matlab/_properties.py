@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from grouped_conv_jax import _checks
-from grouped_conv_jax.matlab._display import shown
+from grouped_conv_jax.matlab._display import format_value
 
 Check: TypeAlias = Callable[[str, Any], Any]
 """Takes a property's name and a value; returns the value to store, or raises if it is invalid."""
@@ -129,7 +129,7 @@ class HasProperties:
         lines = [f"  {type(self).__name__} with properties:", ""]
         for title, names in self._sections.items():
             lines += [f"   {title}"] if title else []
-            lines += [f"{name:>{width}}: {shown(getattr(self, name))}" for name in names]
+            lines += [f"{name:>{width}}: {format_value(getattr(self, name))}" for name in names]
             lines += [""]
         return "\n".join(lines[:-1])
 

@@ -81,7 +81,7 @@ def predict(
     if not isinstance(network, TrainedNetwork):
         raise TypeError(f"network must be a trained network, got {type(network).__name__}")
     batch_size = _values.integer(1)("MiniBatchSize", MiniBatchSize)
-    canonical = _images.numbers("images", images, data_format)
+    canonical = _images.check_batch("images", images, data_format)
     return forward(network.module, network.variables, canonical, batch_size)
 
 

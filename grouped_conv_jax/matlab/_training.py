@@ -104,7 +104,7 @@ class _Dataset(NamedTuple):
 def _dataset(
     images_name: str, labels_name: str, images: Any, labels: Any, data_format: str
 ) -> _Dataset:
-    canonical = _images.numbers(images_name, images, data_format)
+    canonical = _images.check_batch(images_name, images, data_format)
     given = np.asarray(labels)
     if given.ndim != 1 or len(given) != len(canonical):
         raise ValueError(
@@ -136,7 +136,7 @@ def _prepare(network: LayerArray, data: _Dataset, options: TrainingOptions) -> n
         )
     if isinstance(output.Classes, str):
         output.Classes = np.unique(data.labels)
-    activations, _ = network._activations()[-1]
+    activations, _ = network._infer_sizes()[-1]
     if activations != (len(output.Classes),):
         raise ValueError(
             f"layers must have an output for each of {len(output.Classes)} classes, "

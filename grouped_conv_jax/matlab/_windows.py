@@ -83,7 +83,7 @@ class Window(Layer):
         rule = rule.replace("a callable (key, shape, dtype)", "a function of the size")
         return rule + got + received
 
-    def _steps(self) -> str:
+    def _stride_and_padding(self) -> str:
         """Formats stride and padding, for tables."""
         padding = "'same'" if self.PaddingMode == "same" else _spaced(self.PaddingSize)
         return f"with stride {_spaced(self.Stride)} and padding {padding}"
