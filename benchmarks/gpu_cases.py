@@ -36,7 +36,7 @@ Rows = dict[tuple[str, str, str], dict[str, Record]]
 def make_case(
     image: Any, channels: int, filters: int, size: Any, groups: int, stride: Any = 1, **more: Any
 ) -> Case:
-    """Returns a case of two images; the padding is "same" by default, perhaps asymmetric."""
+    """Returns a case of two images; the default padding, "same", may be asymmetric."""
     numbers = (image, size, stride, more.get("dilation", 1))
     pixels, taps, strides, steps = ((n, n) if isinstance(n, int) else n for n in numbers)
     sides = Padding.parse(more.get("padding", "same"), 0, 2).resolve(pixels, taps, strides, steps)
@@ -114,7 +114,7 @@ class Task(NamedTuple):
         return 8 * (products + sums)
 
     def program(self, implementation: str | None, highest: bool) -> "Program":
-        """Returns a program that differentiates and batches the public function as needed."""
+        """Returns the role of canonical operands as a program that calls the public function."""
         case, dtype = self.case, self.dtype
         precision = "highest" if highest and dtype == "float32" else None
         keywords: Any = {"stride": case.stride, "dilation_factor": case.dilation}
