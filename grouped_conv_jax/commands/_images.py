@@ -18,7 +18,7 @@ _FORMATS_OF_16_BITS = ("PNG", "PPM")
 HOW_IMAGES_ARE_READ = """\
 how train and predict read images:
   Images are rotated according to their EXIF orientation and resized to HEIGHTxWIDTH
-  (bilinear, without preserving the aspect ratio). Transparent pixels become white. Only
+  (bilinear), without keeping their proportions. Transparent pixels become white. Only
   the first frame of an animation is read.
   8 bits per channel: rounded to integers after resizing, then divided by 255.
   16-bit grey: divided by 65535 without rounding.
