@@ -1,7 +1,8 @@
-"""Compiles the native library when the package is built or installed.
+"""Build hook that compiles the native library.
 
-Without it the package works as well, only slower, so that a failure is a warning and a file in the
-package that says why; unless the environment variable ``GROUPED_CONV_TARGET`` asks for a target.
+The package also works without the library, only slower. A failed compilation therefore causes a
+warning and leaves a file with the reason in the package. If the environment variable
+``GROUPED_CONV_TARGET`` selects a target, the failure is an error.
 """
 
 import os
@@ -18,15 +19,15 @@ import compile_library
 
 
 class NativeLibrary(BuildHookInterface):  # type: ignore[type-arg]
-    """Adds the library, or the reason for which there is none, to a wheel."""
+    """Adds the library, or the reason for its absence, to a wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compiles before the wheel is written; in place if it is an editable one."""
+        """Compiles the library before the wheel is built; in place for editable installs."""
         name = os.environ.get("GROUPED_CONV_TARGET")
         build = Path(self.root, "build", name or "native")
         try:
             target = compile_library.target(name)
-            # Another build could not use the cache: the compiler is then in another place.
+            # A shared cache would not help: the path of the compiler differs between builds.
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
                 made = compile_library.library(target, build, cache)
             build_data["pure_python"] = False

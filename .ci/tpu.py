@@ -32,8 +32,8 @@ from jax.sharding import PartitionSpec as P
 
 from grouped_conv_jax import accelerate, grouped_conv2d
 from grouped_conv_jax.benchmarks import estimates
+from grouped_conv_jax.benchmarks.cases import Case
 from grouped_conv_jax.benchmarks.harness import Settings
-from grouped_conv_jax.benchmarks.suites import Case
 
 BOTH = ("data", "model")
 MESH = topologies.make_mesh(topologies.get_topology_desc("v5e:2x2", "tpu"), (2, 2), BOTH)

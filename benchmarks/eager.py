@@ -1,8 +1,8 @@
-"""What a call without ``jit`` costs: this package's, beside those whose places it takes.
+"""Measures calls without ``jit`` of this package's functions and of those that they replace.
 
-A small convolution, so that the time is that of Python and of dispatching: once with one call after
-the other, where the computation of one call can overlap with the Python of the next, and once
-waiting for each result. Prints a Markdown table.
+The convolution is small, so Python and dispatch dominate the time. Each pair is timed twice:
+back to back, where the computation of one call overlaps with the Python of the next, and waiting
+for each result. Prints a Markdown table.
 """
 
 # ruff: noqa: T201
@@ -24,7 +24,7 @@ CHANNELS, CALLS, ROUNDS = 8, 100, 15
 
 
 def contenders() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Ours and theirs, by what ours is."""
+    """Returns pairs of calls, ours and theirs, by description."""
     x = jnp.ones((1, 8, 8, CHANNELS))
     kernel, weights = jnp.ones((3, 3, 1, CHANNELS)), jnp.ones((3, 3, 1, 1, CHANNELS))
     bias = jnp.zeros((1, 1, 1, CHANNELS))
@@ -63,10 +63,10 @@ def contenders() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
 def microseconds(
     pair: tuple[Callable[[], Any], Callable[[], Any]], wait: Callable[[Any], Any]
 ) -> list[float]:
-    """The lower quartile of both, which alternate.
+    """Returns the lower quartiles of two calls, timed in alternating blocks.
 
     Args:
-        pair: what is called.
+        pair: the calls.
         wait: called with each result.
     """
     times: list[list[float]] = [[], []]
@@ -83,8 +83,8 @@ def microseconds(
 
 
 def main() -> None:
-    """Measures and prints."""
-    print("| call | ours | theirs | times theirs | waiting for each | theirs | times theirs |")
+    """Measures and prints the table."""
+    print("| call | ours | theirs | ratio | waiting: ours | theirs | ratio |")
     print("| --- |" + " ---: |" * 6)
     for name, pair in contenders().items():
         cells = []

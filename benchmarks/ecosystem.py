@@ -1,11 +1,12 @@
-"""Checks that the package works beside the libraries that its users combine it with.
+"""Checks the package together with other libraries of the JAX ecosystem.
 
     pip install keras equinox dm-haiku jax2onnx onnxruntime qwix jax-privacy
     python benchmarks/ecosystem.py
 
-Prints a Markdown table with one row per check. Checks are independent of each other: one whose
-libraries are missing is "not installed", one that raises "fails" and gives the reason. The exit
-status is 1 if a check fails. ``--only keras qwix`` runs the checks whose name contains a word.
+Prints a Markdown table with one row per check. The checks are independent of each other: a check
+whose libraries are missing is "not installed", and one that raises "fails" with the reason. The
+exit status is 1 if a check fails. ``--only keras qwix`` runs the checks whose name contains one of
+the words.
 """
 
 import argparse
@@ -32,9 +33,9 @@ import grouped_conv_jax as gcj
 from grouped_conv_jax.benchmarks import machine
 from grouped_conv_jax.benchmarks.timing import describe
 
-# Of an output of 8-bit integers against one of floats; permuted weights are off by more than 1.
+# Relative error of 8-bit outputs; permuted weights cause errors above 1.
 _QUANTIZATION_LIMIT = 0.05
-# The level of onnxruntime's log.
+# Log level of onnxruntime.
 _ERRORS_ONLY = 3
 
 Module: TypeAlias = nn.Module | nnx.Module
@@ -44,12 +45,12 @@ class Check(NamedTuple):
     """One row of the table.
 
     Attributes:
-        what: its first column.
-        packages: distributions that it needs; the first is the one that is checked.
+        title: the first column.
+        packages: distributions that the check needs; the first one is the subject of the check.
         run: returns whether the check passes, and a figure or the reason.
     """
 
-    what: str
+    title: str
     packages: tuple[str, ...]
     run: Callable[[Namespace], training.Outcome]
 
@@ -58,12 +59,12 @@ class Check(NamedTuple):
 
 
 def images() -> jax.Array:
-    """The input of all of them, ``(B, H, W, C)``."""
+    """Returns the input of the layers, ``(B, H, W, C)``."""
     return jax.random.normal(jax.random.key(0), (2, 8, 8, 12))
 
 
 def own_layers(**keywords: Any) -> Iterator[tuple[str, Module]]:
-    """Layers of this package, channel-wise and grouped, of Linen and of NNX."""
+    """Yields channel-wise and grouped layers of this package, in Linen and in NNX."""
     kinds: dict[str, Any] = {"channel-wise": (3, 2, "channel-wise"), "grouped": (3, 4, 3)}
     for name, sizes in kinds.items():
         yield f"{name} in Linen", gcj.linen.GroupedConv2D(*sizes, **keywords)
@@ -71,7 +72,7 @@ def own_layers(**keywords: Any) -> Iterator[tuple[str, Module]]:
 
 
 def flax_layers(**keywords: Any) -> Iterator[tuple[str, Module]]:
-    """Layers of Flax, depthwise and grouped, of Linen and of NNX."""
+    """Yields depthwise and grouped layers of Flax, in Linen and in NNX."""
     for name, groups in {"depthwise": 12, "grouped": 3}.items():
         settings: dict[str, Any] = {"feature_group_count": groups} | keywords
         yield f"{name} in Linen", nn.Conv(24, (3, 3), **settings)
@@ -79,14 +80,14 @@ def flax_layers(**keywords: Any) -> Iterator[tuple[str, Module]]:
 
 
 def applied(module: Module, x: jax.Array) -> Callable[[jax.Array], Any]:
-    """The module as a function of its input."""
+    """Returns the module as a function of its input."""
     if not isinstance(module, nn.Module):
         return module
     return functools.partial(module.apply, module.init(jax.random.key(1), x))
 
 
 def listed(failures: Sequence[tuple[str, str]]) -> list[str]:
-    """Names and reasons, each reason once."""
+    """Groups the names of failures by reason."""
     names: dict[str, list[str]] = {}
     for name, reason in failures:
         names.setdefault(reason, []).append(name)
@@ -94,7 +95,7 @@ def listed(failures: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def compared(errors: Sequence[float], reference: str) -> str:
-    """How far results are from what they are compared with."""
+    """Describes the largest error against a reference."""
     if not errors:
         return "no outputs"
     largest = training.largest(errors)
@@ -105,7 +106,7 @@ def compared(errors: Sequence[float], reference: str) -> str:
 
 
 def evaluate_onnx(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
-    """Exports a function of one array, and has onnxruntime compute it."""
+    """Exports a function of one array to ONNX and evaluates it with onnxruntime."""
     import jax2onnx
     import onnxruntime
 
@@ -141,11 +142,11 @@ def check_onnx(
 
 
 def quantized(module: Module, trained: bool) -> tuple[jax.Array, Any]:
-    """The output of a module that qwix quantizes, and its parameters.
+    """Quantizes a module with qwix; returns its output and its parameters.
 
     Args:
-        module: of Linen or NNX.
-        trained: whether it is quantized after training, or for training.
+        module: a Linen or NNX module.
+        trained: whether to quantize after training, instead of for training.
     """
     import qwix
 
@@ -165,7 +166,7 @@ def quantized(module: Module, trained: bool) -> tuple[jax.Array, Any]:
 
 
 def check_quantized_flax(drop_in: bool, _: Namespace) -> training.Outcome:
-    """Compares layers on the fast path with the same layers on lax, both quantized by qwix."""
+    """Compares Flax layers on this package's kernels with those on lax, both quantized by qwix."""
     to_lax, to_floats, skipped, x = [], [], [], images()
     keywords: dict[str, Any] = {"conv_general_dilated": gcj.conv_general_dilated} if drop_in else {}
     quantize = quantized if drop_in else gcj.accelerate(quantized)
@@ -182,12 +183,12 @@ def check_quantized_flax(drop_in: bool, _: Namespace) -> training.Outcome:
 
 
 def check_quantized_own(trained: bool, _: Namespace) -> training.Outcome:
-    """Layers with five-axis weights are quantized correctly, or refuse with ``TypeError``."""
+    """Checks that layers with 5-D weights are quantized correctly or raise ``TypeError``."""
     x, refused, errors, failures = images(), 0, [], []
     for name, module in own_layers():
         try:
             error = training.distance(quantized(module, trained)[0], applied(module, x)(x))
-        except Exception as exception:  # Which one it is, is what is checked.
+        except Exception as exception:  # The type is part of the check.
             if isinstance(exception, TypeError) and "weights" in str(exception):
                 refused += 1
             else:
@@ -203,14 +204,14 @@ def check_quantized_own(trained: bool, _: Namespace) -> training.Outcome:
 
 
 def checks() -> Iterator[Check]:
-    """All of them, in the order of the table."""
+    """Yields all checks, in the order of the table."""
     for package, make in {
         "keras": training.keras_mobilenet_v2,
         "equinox": training.equinox_mobilenet,
         "dm-haiku": training.haiku_mobilenet_v1,
     }.items():
-        what = f"training step, {make.__name__}"
-        yield Check(what, (package,), functools.partial(training.check_training, make))
+        title = f"training step, {make.__name__}"
+        yield Check(title, (package,), functools.partial(training.check_training, make))
     yield Check("per-sample gradients, optax.contrib.dpsgd", ("optax",), training.check_optax)
     yield Check("per-sample gradients, clipped_grad", ("jax-privacy",), training.check_jax_privacy)
     onnx = ("jax2onnx", "onnxruntime")
@@ -218,8 +219,8 @@ def checks() -> Iterator[Check]:
         for implementation in (None, "lax", "taps", "blocks"):
             keywords = {"implementation": implementation, "padding_value": padding_value}
             layers = functools.partial(own_layers, padding=1, **keywords)
-            what = f"ONNX, GroupedConv2D, {implementation=}, {padding_value=}"
-            yield Check(what, onnx, functools.partial(check_onnx, layers))
+            title = f"ONNX, GroupedConv2D, {implementation=}, {padding_value=}"
+            yield Check(title, onnx, functools.partial(check_onnx, layers))
     layers = functools.partial(flax_layers, conv_general_dilated=gcj.conv_general_dilated)
     yield Check("ONNX, Flax Conv with the drop-in", onnx, functools.partial(check_onnx, layers))
     for way, drop_in in {"with the drop-in": True, "under accelerate": False}.items():
@@ -231,7 +232,7 @@ def checks() -> Iterator[Check]:
 
 
 def row(check: Check, options: Namespace) -> tuple[bool, str]:
-    """Whether the check does not fail, and its row of the table."""
+    """Runs a check; returns whether it passes or is not installed, and its row of the table."""
     versions, missing = [], []
     for package in check.packages:
         try:
@@ -239,35 +240,35 @@ def row(check: Check, options: Namespace) -> tuple[bool, str]:
         except importlib.metadata.PackageNotFoundError:
             missing.append(package)
     if missing:
-        return True, f"| {check.what} | {', '.join(missing)} | not installed | |"
+        return True, f"| {check.title} | {', '.join(missing)} | not installed | |"
     try:
         passes, figure = check.run(options)
-    except Exception as error:  # The other checks go on.
+    except Exception as error:  # Continue with the other checks.
         passes, figure = False, describe(error)
     figure = " ".join(figure.replace("|", "\\|").split())
     result = "passes" if passes else "fails"
-    return passes, f"| {check.what} | {', '.join(versions)} | {result} | {figure} |"
+    return passes, f"| {check.title} | {', '.join(versions)} | {result} | {figure} |"
 
 
 def parse_options() -> Namespace:
-    """Reads the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="checks to run")
-    parser.add_argument("--images", type=int, default=8, help="of a batch")
-    parser.add_argument("--pixels", type=int, default=224, help="height and width of an image")
-    parser.add_argument("--rounds", type=int, default=8, help="blocks of calls of each program")
+    parser.add_argument("--images", type=int, default=8, help="batch size")
+    parser.add_argument("--pixels", type=int, default=224, help="height and width of the images")
+    parser.add_argument("--rounds", type=int, default=8, help="blocks of calls per program")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Prints the table; 1 if a check fails."""
+    """Prints the table; returns 1 if a check fails."""
     options = parse_options()
     versions = " ".join(f"{name} {version}" for name, version in machine.versions().items())
     sys.stdout.write(f"{machine.describe()['processor']}, {machine.cores()} cores; {versions}\n\n")
     sys.stdout.write("| check | package | result | figure |\n| --- | --- | --- | --- |\n")
     everything_passes = True
     for check in checks():
-        about = " ".join((check.what, *check.packages)).lower()
+        about = " ".join((check.title, *check.packages)).lower()
         if any(word.lower() in about for word in options.only):
             passes, line = row(check, options)
             everything_passes &= passes

@@ -1,4 +1,4 @@
-"""Training steps and per-sample gradients of networks that know nothing of this package."""
+"""Training steps and per-sample gradients of networks from other libraries."""
 
 import math
 import os
@@ -17,9 +17,9 @@ import grouped_conv_jax as gcj
 
 CLASSES = 1000
 _LEARNING_RATE = 0.1
-# (channels, stride) of the blocks of the small networks, as MobileNet begins.
+# (channels, stride) of the blocks of the small networks, like the first blocks of MobileNet.
 _BLOCKS = ((32, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1))
-# Of gradients, relative to their norm: batch normalization amplifies rounding from layer to layer.
+# Relative error of gradients; batch normalization amplifies rounding errors from layer to layer.
 _GRADIENTS_LIMIT = 0.03
 ROUNDING_LIMIT = 1e-4
 """The largest relative error of single convolutions and short networks."""
@@ -31,18 +31,18 @@ Outcome: TypeAlias = tuple[bool, str]
 
 
 def distance(result: Any, reference: Any) -> float:
-    """The norm of the difference of two pytrees, relative to the second one's norm."""
+    """Returns the norm of the difference of two pytrees, relative to that of the reference."""
     difference = jax.tree.map(lambda a, b: jnp.asarray(a) - jnp.asarray(b), result, reference)
     return float(optax.global_norm(difference) / optax.global_norm(reference))
 
 
 def largest(errors: Sequence[float]) -> float:
-    """The largest of some errors; NaN where one is, 0 if there are none."""
+    """Returns the largest error; NaN if one is NaN, 0 if there are none."""
     return float(np.max([0.0, *errors]))
 
 
 def lower_quartiles(programs: list[Callable[[], Any]], rounds: int) -> list[float]:
-    """Seconds of a call of each program, which run in turns, in blocks of calls."""
+    """Returns the seconds per call of each program, timed in alternating blocks of calls."""
     counts = []
     for program in programs:
         jax.block_until_ready(program())
@@ -60,23 +60,23 @@ def lower_quartiles(programs: list[Callable[[], Any]], rounds: int) -> list[floa
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-    """The function, compiled for the arguments and bound to them."""
+    """Compiles a function for its arguments and binds it to them."""
     executable = jax.jit(function).lower(*arguments).compile()
     return lambda: executable(*arguments)
 
 
 def replaced(function: Callable[..., Any], *arguments: Any) -> tuple[int, int]:
-    """How many convolutions of a function are not lax's, and how many there are."""
+    """Returns the number of replaced convolutions of a function, and the number of all."""
     names = [told.implementation for told in gcj.explain(function, *arguments)]
     return sum(name != "lax" for name in names), len(names)
 
 
 class Network(NamedTuple):
-    """A network whose library initialized it.
+    """An initialized network.
 
     Attributes:
-        parameters: what is trained.
-        loss: ``(parameters, images, labels)`` to a scalar.
+        parameters: the trainable parameters.
+        loss: maps ``(parameters, images, labels)`` to a scalar.
     """
 
     parameters: Any
@@ -84,7 +84,7 @@ class Network(NamedTuple):
 
 
 def training_step(network: Network) -> Callable[..., Any]:
-    """``(parameters, images, labels)`` to the loss, its gradient and new parameters, by SGD."""
+    """Returns an SGD step from (parameters, images, labels) to (loss, gradients, parameters)."""
     solver = optax.sgd(_LEARNING_RATE)
     state = solver.init(network.parameters)
 
@@ -97,7 +97,7 @@ def training_step(network: Network) -> Callable[..., Any]:
 
 
 def examples(images: int, pixels: int) -> tuple[jax.Array, jax.Array]:
-    """Normally distributed images ``(B, H, W, 3)`` and their labels."""
+    """Returns normally distributed images ``(B, H, W, 3)`` and their labels."""
     key = jax.random.key(0)
     labels = jax.random.randint(key, (images,), 0, CLASSES)
     return jax.random.normal(key, (images, pixels, pixels, 3)), labels
@@ -108,7 +108,7 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def keras_mobilenet_v2(pixels: int) -> Network:
-    """``keras.applications.MobileNetV2`` in training mode, on Keras's JAX backend."""
+    """Returns ``keras.applications.MobileNetV2`` in training mode, on Keras's JAX backend."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
@@ -127,7 +127,7 @@ def keras_mobilenet_v2(pixels: int) -> Network:
 
 
 def haiku_mobilenet_v1(pixels: int) -> Network:
-    """``haiku.nets.MobileNetV1``, of few and narrow blocks, in training mode."""
+    """Returns a small ``haiku.nets.MobileNetV1`` in training mode."""
     import haiku as hk
 
     def forward(images: jax.Array) -> jax.Array:
@@ -146,7 +146,7 @@ def haiku_mobilenet_v1(pixels: int) -> Network:
 
 
 def equinox_mobilenet(pixels: int) -> Network:
-    """Depthwise separable blocks of ``equinox.nn``, channels first, images by ``vmap``."""
+    """Returns depthwise separable blocks of ``equinox.nn``, channels first, under ``vmap``."""
     del pixels
     import equinox as eqx
 
@@ -175,7 +175,7 @@ def equinox_mobilenet(pixels: int) -> Network:
 
 
 def check_training(make: Callable[[int], Network], options: Namespace) -> Outcome:
-    """Compares a training step with the same one under ``accelerate``, in numbers and in time."""
+    """Compares results and times of a training step with and without ``accelerate``."""
     network = make(options.pixels)
     step = training_step(network)
     arguments = (network.parameters, *examples(options.images, options.pixels))
@@ -195,7 +195,7 @@ def check_training(make: Callable[[int], Network], options: Namespace) -> Outcom
 
 
 class _Small(nn.Module):
-    """Two depthwise separable convolutions and a classifier, of Flax alone."""
+    """Two depthwise separable convolutions and a classifier, in Flax alone."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -206,7 +206,7 @@ class _Small(nn.Module):
 
 
 def _sampled(options: Namespace) -> tuple[Any, Callable[..., jax.Array], tuple[Any, Any]]:
-    """Parameters, the loss of one sample, and samples."""
+    """Returns parameters, the loss of one sample, and a batch of samples."""
     images, labels = examples(options.images, min(options.pixels, 64))
     model = _Small()
     parameters = model.init(jax.random.key(1), images[:1])
@@ -219,7 +219,7 @@ def _sampled(options: Namespace) -> tuple[Any, Callable[..., jax.Array], tuple[A
 
 
 def _compare_private(of_samples: Callable[..., Any], options: Namespace) -> Outcome:
-    """Compares ``of_samples(loss)`` with and without ``accelerate``, in numbers and in time."""
+    """Compares results and times of ``of_samples(loss)`` with and without ``accelerate``."""
     parameters, loss, samples = _sampled(options)
     arguments = (parameters, *samples)
     private = of_samples(loss)
@@ -237,7 +237,7 @@ def _compare_private(of_samples: Callable[..., Any], options: Namespace) -> Outc
 
 
 def check_optax(options: Namespace) -> Outcome:
-    """``vmap(grad)`` and the update that ``optax.contrib.dpsgd`` makes of it, without noise."""
+    """Checks ``vmap(grad)`` followed by ``optax.contrib.dpsgd`` without noise."""
     solver = optax.contrib.dpsgd(0.1, l2_norm_clip=_CLIP, noise_multiplier=0.0, seed=0)
 
     def of_samples(loss: Callable[..., jax.Array]) -> Callable[..., Any]:
@@ -253,7 +253,7 @@ def check_optax(options: Namespace) -> Outcome:
 
 
 def check_jax_privacy(options: Namespace) -> Outcome:
-    """``jax_privacy.clipped_grad``: the sum of the clipped gradients of all samples."""
+    """Checks ``jax_privacy.clipped_grad``, the sum of clipped per-sample gradients."""
     import jax_privacy
 
     return _compare_private(

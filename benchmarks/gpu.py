@@ -1,28 +1,26 @@
-"""Measures every implementation on an NVIDIA GPU, against lax and PyTorch, within a time limit.
+"""Compares every implementation with lax and PyTorch on an NVIDIA GPU, within a time limit.
 
     python benchmarks/gpu.py --minutes 8
 
-In this order, while time is left: tests of numbers, 20 telling shapes, training steps of
-MobileNetV2 and ResNeXt-50, the other images of the suites. Each result is a JSON line in ``--out``,
-flushed at once. A summary in Markdown, with a proposed choice for CUDA, covers everything that
-``--out`` holds of this device; ``--minutes 0`` shows it again, anywhere.
+Runs, while time remains: numerical tests, 20 representative shapes, training steps of MobileNetV2
+and ResNeXt-50, and the other 2-D convolutions of the suites. Writes each result to ``--out`` at
+once, as a JSON line. Prints a Markdown summary of all results for this device in ``--out``, with a
+proposed choice of implementations; ``--minutes 0`` only prints the summary and needs no GPU.
 
-Tests of float32 ask for ``precision="highest"``, and TF32 would fail them. Timings use the default
-precision, in which lax, blocks and PyTorch may multiply in TF32; taps does not. Programs compile in
-parallel while XLA tunes convolutions on the device; ``--workers 1`` compiles them one at a time.
-Nothing else runs during timing, except for compilations that exceeded their limit.
+The numerical tests of float32 use ``precision="highest"``, since TF32 exceeds their limit. Timings
+use the default precision, in which lax, blocks and PyTorch may multiply in TF32, but taps does not.
+Programs compile in parallel while XLA tunes convolutions on the device; ``--workers 1`` compiles
+them one at a time. Only compilations beyond their time limit may still run during timing.
 """
 
 import argparse
 import dataclasses
 import importlib.util
 import itertools
-import json
-import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,124 +33,40 @@ import numpy as np
 from gpu_cases import (
     DTYPES,
     LAYOUT,
-    NAMES,
     PER_SAMPLE,
+    REPRESENTATIVE,
     ROLES,
     SAMPLED,
     SHAPES_AT_ONCE,
     SMALLEST,
-    TELLING,
     TESTED,
     Program,
     Record,
     Task,
 )
+from gpu_session import Session
 from gpu_summary import read_rows, summary
 
 from grouped_conv_jax.benchmarks import machine, reference, timing, training
+from grouped_conv_jax.benchmarks.cases import Case
 from grouped_conv_jax.benchmarks.contenders import Contender
 from grouped_conv_jax.benchmarks.harness import Settings
 from grouped_conv_jax.benchmarks.networks import CLASSES, NETWORKS
-from grouped_conv_jax.benchmarks.pytorch import Torch, TorchUnavailableError
-from grouped_conv_jax.benchmarks.suites import SUITES, Case, collect
-
-
-class Session:
-    """How and how long to measure, and where results go."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self._end = options, options.start + 60 * options.minutes
-        self._file = options.out.open("a")
-        described, self.torch, missing = machine.describe(), None, None
-        try:
-            self.torch = Torch(machine.cores())
-        except TorchUnavailableError as failure:
-            missing = str(failure)
-            sys.stderr.write(f"without PyTorch: {missing}\n")
-        self.common = {"device": described["device"], "versions": machine.versions()}
-        given = {name: str(value) for name, value in vars(options).items()}
-        self.record("run", machine=described, options=given, torch_missing=missing)
-
-    def left(self) -> float:
-        """Seconds until the deadline."""
-        return self._end - time.perf_counter()
-
-    def record(self, kind: str, **fields: Any) -> None:
-        """Writes a result at once."""
-        known = {name: value for name, value in fields.items() if value is not None}
-        self._file.write(json.dumps({"kind": kind} | self.common | known) + "\n")
-        self._file.flush()
-
-    def attempt(
-        self, name: str, piece: Callable[..., None], *arguments: Any, reserve: float = 0.1
-    ) -> None:
-        """Runs a piece if this share of the time is left; its failure is a result too."""
-        late = "" if self.left() > 60 * reserve * self.options.minutes else ": skipped, too late"
-        sys.stderr.write(f"[{self.left():4.0f} s left] {name}{late}\n")
-        try:
-            if not late:
-                piece(self, *arguments)
-        except Exception as failure:
-            self.record("failure", shape=name, failure=timing.describe(failure))
-
-    def compile(self, tasks: list[Task], highest: bool, share: float) -> dict[Task, Any]:
-        """A program for each implementation of each task, within a share of the whole time."""
-        pairs = list(itertools.product(tasks, NAMES))
-        made = {pair: pair[0].program(NAMES[pair[1]], highest) for pair in pairs}
-        # Long sums over taps compile for longest, and so come first; they are taken from the end.
-        pairs.sort(key=lambda pair: (pair[1] == "taps", math.prod(pair[0].case.filter_size)))
-        waiting, running = [made[pair] for pair in pairs], list[Program]()
-        known: dict[str, Program] = {}
-        limit, minutes = self.options.compile_limit, self.options.minutes
-        # Some of the time is left for what has been compiled.
-        stop = max(1.5 * minutes, self.left() - 60 * share * minutes)
-        while (waiting or running) and self.left() > stop:
-            for program in running:
-                if program.thread.is_alive() and time.perf_counter() - program.started > limit:
-                    program.failure = f"compile limit: more than {limit:g} s"
-            running = [one for one in running if one.thread.is_alive() and not one.failure]
-            while waiting and len(running) < self.options.workers:
-                running.append(waiting.pop())
-                running[-1].start(known)
-            time.sleep(0.01)
-        for program in (*running, *waiting):
-            program.failure = "no time left to compile"
-        return {task: {name: made[task, name] for name in NAMES} for task in tasks}
-
-    def time(self, contenders: dict[str, Contender]) -> dict[str, Record]:
-        """Lower quartiles of the microseconds a call, from turns of many queued calls."""
-        calls = dict.fromkeys(contenders, 1)
-        turns: dict[str, list[float]] = {name: [] for name in contenders}
-        for name, contender in contenders.items():
-            estimate = timing.first_calls(contender)[1]
-            if contender.queued:
-                calls[name] = max(1, min(300, int(self.options.turn / estimate)))
-        for _, (name, one) in itertools.product(range(self.options.turns), contenders.items()):
-            # Two turns of something slow tell enough.
-            if len(turns[name]) < 2 or sum(turns[name]) * calls[name] < 1:
-                start = time.perf_counter()
-                for _ in range(calls[name]):
-                    result = one.run()
-                one.wait(result)
-                turns[name].append((time.perf_counter() - start) / calls[name])
-        times: dict[str, Record] = {}
-        for name, own in turns.items():
-            quartile = timing.rounded(1e6 * float(np.quantile(own, 0.25)))
-            times[name] = {"microseconds": quartile, "repetitions": calls[name] * len(own)}
-        return times
+from grouped_conv_jax.benchmarks.suites import SUITES, collect
 
 
 def verdict(result: np.ndarray, expected: np.ndarray, limit: float, against: str) -> Record:
-    """The largest error, in root mean squares, of about a million elements; NaN fails."""
+    """Returns the largest error of up to 2**21 elements, relative to the root mean square."""
     step = expected.size >> 20 | 1
     own, right = (np.ravel(array)[::step].astype(np.float64) for array in (result, expected))
     error = timing.rounded(float(np.max(np.abs(own - right)) / np.sqrt(np.mean(right**2))))
+    # NaN fails this comparison too.
     wrong = {} if error <= limit else {"failure": f"wrong: error {error:.1e}, above {limit:.1e}"}
     return {"error": error, "against": against} | wrong
 
 
 def check_numbers(session: Session, cases: Sequence[Case]) -> None:
-    """Compares jit, vjp and vmap(vjp) of every implementation, lax too, with NumPy's float64."""
+    """Compares jit, vjp and vmap(vjp) of every implementation, and lax, with NumPy in float64."""
     roles = (*ROLES, PER_SAMPLE)
     tasks = [Task(*parts) for parts in itertools.product(cases, roles, DTYPES)]
     for task, programs in session.compile(tasks, highest=True, share=0.25).items():
@@ -171,7 +85,7 @@ def check_numbers(session: Session, cases: Sequence[Case]) -> None:
 
 
 def measure_shapes(session: Session, shapes: Sequence[tuple[Case, tuple[str, ...]]]) -> None:
-    """Times some roles of some cases: compiles all of it, then measures one by one."""
+    """Compiles some roles of some cases, then times them one by one."""
     tasks = [
         Task(dataclasses.replace(case, batch=session.options.batch), role, dtype)
         for case, roles in shapes
@@ -186,7 +100,7 @@ def measure_shapes(session: Session, shapes: Sequence[tuple[Case, tuple[str, ...
 
 
 def prepare_operands(session: Session, task: Task) -> tuple[list[Any], dict[str, Any]]:
-    """Brings operands to the device, for JAX and for PyTorch, which may say why it cannot."""
+    """Moves operands to the device; returns JAX's arrays, and PyTorch's contender or failure."""
     operands, rivals = task.operands(), dict[str, Any]()
     try:
         if session.torch:
@@ -204,7 +118,7 @@ def measure_task(
     programs: dict[str, Program],
     setup: Future[tuple[list[Any], dict[str, Any]]],
 ) -> None:
-    """Compares every contender's result with lax's, then times those that run."""
+    """Compares every contender's result with lax's, then times the successful contenders."""
     operands, rivals = setup.result()
     records: dict[str, Record] = {}
     contenders: dict[str, Any] = {}
@@ -235,7 +149,7 @@ def measure_task(
 def record_times(
     session: Session, about: Record, records: dict[str, Record], contenders: dict[str, Contender]
 ) -> None:
-    """Times the contenders and writes a line for each, failed ones included."""
+    """Times the contenders and writes a line for each, including failed ones."""
     kinds = {"lax": "lax", "ours": "ours", LAYOUT: "torch"}
     times = session.time(contenders)
     for name, record in records.items():
@@ -244,7 +158,7 @@ def record_times(
 
 
 def measure_training(session: Session, name: str) -> None:
-    """Times training steps in Linen and PyTorch, in float32; all of them are prepared at once."""
+    """Times training steps in Linen and PyTorch, in float32, prepared in parallel."""
     network, options, random = NETWORKS[name], session.options, np.random.default_rng(0)
     if options.rehearse:
         features = network.blocks[0].layers[-1].filters
@@ -272,22 +186,22 @@ def measure_training(session: Session, name: str) -> None:
     if {"ours", "lax"} <= contenders.keys():
         ours, lax = (training._gradient(contenders[kind].run()) for kind in ("ours", "lax"))
         training._compare(records["ours"], ours, lax)
-        # TF32 in lax's share alone may exceed what the package allows.
+        # TF32 in lax alone may exceed the package's limit, so note the failure only.
         records["ours"]["note"] = records["ours"].pop("failure", None)
     about = {"shape": f"{name} {shape}", "role": "training_step", "dtype": "float32"}
     record_times(session, about, records, contenders)
 
 
 def parse_options() -> argparse.Namespace:
-    """Reads the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--minutes", type=float, default=8.0, help="in all (default: 8)")
-    add("--out", type=Path, default=Path("gpu-results.jsonl"), help="where lines are appended")
-    add("--batch", type=int, default=32, help="images (default: 32)")
-    add("--compile-limit", type=float, default=20.0, help="seconds a program (default: 20)")
-    add("--workers", type=int, default=max(2, machine.cores() // 2), help="that compile at once")
-    add("--rehearse", action="store_true", help="a little of every part, on the CPU")
+    add("--minutes", type=float, default=8.0, help="total time limit (default: 8)")
+    add("--out", type=Path, default=Path("gpu-results.jsonl"), help="file to append results to")
+    add("--batch", type=int, default=32, help="batch size (default: 32)")
+    add("--compile-limit", type=float, default=20.0, help="seconds per program (default: 20)")
+    add("--workers", type=int, default=max(2, machine.cores() // 2), help="parallel compilations")
+    add("--rehearse", action="store_true", help="run a little of every part, on the CPU")
     options = parser.parse_args()
     options.start = time.perf_counter()
     options.turns, options.turn, options.image_size = 8, 0.005, 224
@@ -298,19 +212,20 @@ def parse_options() -> argparse.Namespace:
 
 
 def measure(session: Session) -> None:
-    """Runs all pieces, a few shapes at a time."""
+    """Runs all parts, a few shapes at a time."""
     tested: Sequence[Case] = TESTED
     networks = list(NETWORKS)
-    first: list[Any] = [(SMALLEST, ("forward",)), *((case, ROLES) for case in TELLING)]
+    first: list[Any] = [(SMALLEST, ("forward",)), *((case, ROLES) for case in REPRESENTATIVE)]
     first += [(case, (PER_SAMPLE,)) for case in SAMPLED]
     suites = collect(list(SUITES), SMALLEST.batch)
-    rest = [(case, ROLES) for case in suites if len(case.image) == 2 and case not in TELLING]
+    rest = [(case, ROLES) for case in suites if len(case.image) == 2 and case not in REPRESENTATIVE]
     if session.options.rehearse:
         tested, networks, rest = TESTED[:1], networks[:1], [(TESTED[1], ROLES)]
         first = [first[0], (TESTED[7], ROLES), (TESTED[0], (PER_SAMPLE,))]
     session.attempt("numbers", check_numbers, tested)
     for start in range(0, len(first), SHAPES_AT_ONCE):
-        session.attempt("telling shapes", measure_shapes, first[start : start + SHAPES_AT_ONCE])
+        chosen = first[start : start + SHAPES_AT_ONCE]
+        session.attempt("representative shapes", measure_shapes, chosen)
     for name in networks:
         session.attempt(name, measure_training, name)
     for start in range(0, len(rest), SHAPES_AT_ONCE):
@@ -318,19 +233,19 @@ def measure(session: Session) -> None:
 
 
 def main() -> int:
-    """Measures and prints the summary; 1 if a number is wrong, 2 without a GPU."""
+    """Measures and prints the summary; returns 1 if a result is wrong, 2 without a GPU."""
     options = parse_options()
     if options.minutes == 0:
         sys.stdout.write(summary(options.out))
         return 0
-    # PyTorch needs some of the memory.
+    # Leave memory to PyTorch.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")
     if options.rehearse:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_disable_most_optimizations", True)
     elif jax.default_backend() != "gpu":
         backend = jax.default_backend()
-        sys.stderr.write(f"there is no GPU: JAX runs on {backend}; --rehearse tries this there\n")
+        sys.stderr.write(f"no GPU: JAX runs on {backend}; --rehearse runs on a CPU\n")
         return 2
     session = Session(options)
     measure(session)
@@ -341,5 +256,5 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    # Compilations that were given up would keep the interpreter.
+    # Do not wait for compilations beyond their limit.
     os._exit(status)

@@ -1,4 +1,4 @@
-"""The convolutions that :mod:`gpu` measures, what it computes of them, and how that is compiled."""
+"""The convolutions that :mod:`gpu` measures, and the compilation of their roles."""
 
 import dataclasses
 import math
@@ -15,16 +15,16 @@ import numpy as np
 from grouped_conv_jax import grouped_conv2d
 from grouped_conv_jax._padding import Padding
 from grouped_conv_jax.benchmarks import timing
+from grouped_conv_jax.benchmarks.cases import Case
 from grouped_conv_jax.benchmarks.contenders import Contender
-from grouped_conv_jax.benchmarks.suites import Case
 from grouped_conv_jax.operation._description import Role
 
-# lax comes first, since errors refer to it.
+# lax comes first, as the reference of errors.
 NAMES: dict[str, str | None] = {"lax": "lax", "taps": "taps", "blocks": "blocks", "ours": None}
 PORTABLE, LAYOUT = ("taps", "blocks"), "channels-last"
 ROLES, PER_SAMPLE = ("forward", "input_gradient", "filter_gradient"), "per_sample_gradient"
 DTYPES = ("float32", "bfloat16")
-# The largest error of float32 with precision="highest"; TF32 is off by about 1e-3.
+# Error limit for float32 with precision="highest"; the error of TF32 is about 1e-3.
 HIGHEST_LIMIT = 1e-4
 SHAPES_AT_ONCE = 4
 MARK = re.compile(r'grouped_conv_jax = "\w+"')
@@ -36,7 +36,7 @@ Rows = dict[tuple[str, str, str], dict[str, Record]]
 def make_case(
     image: Any, channels: int, filters: int, size: Any, groups: int, stride: Any = 1, **more: Any
 ) -> Case:
-    """A case of two images; "same", the default, pads unevenly where a stride leaves an odd row."""
+    """Returns a case of two images; the default padding, "same", may be asymmetric."""
     numbers = (image, size, stride, more.get("dilation", 1))
     pixels, taps, strides, steps = ((n, n) if isinstance(n, int) else n for n in numbers)
     sides = Padding.parse(more.get("padding", "same"), 0, 2).resolve(pixels, taps, strides, steps)
@@ -55,7 +55,7 @@ TESTED = (
     make_case((1, 65), 16, 16, (1, 4), 16, padding=CAUSAL),
     make_case(17, 8, 8, 15, 8, 2, padding=((7, 6), (5, 7))),
 )
-TELLING = (
+REPRESENTATIVE = (
     make_case(56, 128, 128, 3, 128),
     make_case(28, 192, 192, 3, 192, 2),
     make_case(56, 128, 128, 3, 32),
@@ -75,14 +75,14 @@ TELLING = (
     make_case(14, 512, 512, 27, 512),
     make_case(56, 128, 128, 31, 128),
 )
-# Telling shapes of which each sample has a gradient of the filters.
+# Representative shapes of per-sample filter gradients.
 SAMPLED = (make_case(28, 192, 192, 3, 192), make_case(28, 256, 256, 3, 32))
-# Whatever takes about as long as this is bound by the host, which starts it.
+# Measures the launch overhead: programs that take about as long are bound by the host.
 SMALLEST = make_case(1, 1, 1, 1, 1)
 
 
 class Task(NamedTuple):
-    """A case and what is computed of it: one of :data:`ROLES`, or :data:`PER_SAMPLE`."""
+    """A case, a dtype, and a role: one of :data:`ROLES`, or :data:`PER_SAMPLE`."""
 
     case: Case
     role: str
@@ -90,23 +90,23 @@ class Task(NamedTuple):
 
     @property
     def computed(self) -> Role:
-        """The role, of the batch or of each sample."""
+        """The role that is computed, for the batch or per sample."""
         return Role.FILTER_GRADIENT if self.role == PER_SAMPLE else Role[self.role.upper()]
 
     def record(self) -> Record:
-        """What identifies it, and what a choice may depend on."""
+        """Returns the fields that identify the task, and those that a choice may depend on."""
         weights = self.case.channels * self.case.filters // self.case.groups**2
         about = {"weights_per_tap": weights, "taps": math.prod(self.case.filter_size)}
         return {"shape": str(self.case), "role": self.role, "dtype": self.dtype} | about
 
     def operands(self) -> list[np.ndarray]:
-        """Normally distributed operands, the same ones every time."""
+        """Returns normally distributed operands, from a fixed seed."""
         random, dtype = np.random.default_rng(0), jnp.dtype(self.dtype)
         shapes = [self.case.shape(operand) for operand in self.computed.operands]
         return [random.standard_normal(shape, np.float32).astype(dtype) for shape in shapes]
 
     def limit(self, highest: bool) -> float:
-        """The largest error; in default precision, what the harness allows on accelerators."""
+        """Returns the error limit; in default precision, that of the harness on accelerators."""
         if highest and self.dtype == "float32":
             return HIGHEST_LIMIT
         products = max(float(jnp.finfo(self.dtype).eps), 2.0**-10)
@@ -114,7 +114,7 @@ class Task(NamedTuple):
         return 8 * (products + sums)
 
     def program(self, implementation: str | None, highest: bool) -> "Program":
-        """Calls the public function, differentiated and batched; operands are canonical."""
+        """Returns the role of canonical operands as a program that calls the public function."""
         case, dtype = self.case, self.dtype
         precision = "highest" if highest and dtype == "float32" else None
         keywords: Any = {"stride": case.stride, "dilation_factor": case.dilation}
@@ -141,7 +141,7 @@ class Task(NamedTuple):
         return Program(function, *(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes))
 
     def folded(self, lhs: np.ndarray, rhs: np.ndarray) -> tuple[Case, Role, Any]:
-        """The same as one role of a batch, its samples as groups, as PyTorch's ``vmap`` does it."""
+        """Converts to one role of a batch; samples become groups, as in PyTorch's ``vmap``."""
         if self.role != PER_SAMPLE:
             return self.case, self.computed, (lhs, rhs)
         names = ("channels", "filters", "groups")
@@ -150,14 +150,25 @@ class Task(NamedTuple):
         return dataclasses.replace(self.case, batch=1, **wide), self.computed, pair
 
     def unfolded(self, result: np.ndarray) -> np.ndarray:
-        """The result of what :meth:`folded` returns, as the programs give it."""
+        """Converts a result of :meth:`folded` to the shape that the programs return."""
         if self.role != PER_SAMPLE:
             return result
         return np.moveaxis(result.reshape(*result.shape[:-1], self.case.batch, -1), -2, 0)
 
 
 class Program:
-    """A program that a thread of its own compiles, so that nobody has to wait for it."""
+    """A program that compiles in a thread of its own, so that others can give up on it.
+
+    Args:
+        function: the function to compile.
+        *arguments: shapes and dtypes of its arguments.
+
+    Attributes:
+        owner: the program that compiles the same computation, perhaps this one.
+        started: when compilation started.
+        seconds: the compile time.
+        failure: why there is no executable.
+    """
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self._function, self._arguments = function, arguments
@@ -167,12 +178,12 @@ class Program:
         self.failure: str | None = None
 
     def start(self, known: dict[str, "Program"]) -> None:
-        """Begins to compile, unless an equal program, apart from marks, is known."""
+        """Starts to compile, unless an equal program, up to this package's marks, is known."""
         self.thread = threading.Thread(target=self._build, args=(known,), daemon=True)
         self.thread.start()
 
     def _build(self, known: dict[str, "Program"]) -> None:
-        # Whatever a compilation raises is what is to be known about it.
+        # Record any error of the compilation.
         try:
             lowered = jax.jit(self._function).lower(*self._arguments)
             self.owner = known.setdefault(MARK.sub("", lowered.as_text()), self)
@@ -184,11 +195,11 @@ class Program:
             self.failure = timing.describe(failure)
 
     def problem(self) -> str | None:
-        """Why there is nothing to run."""
+        """Returns why there is no executable, or ``None``."""
         return self.failure or self.owner.failure
 
     def contender(self, arguments: Sequence[Any]) -> Contender:
-        """What was compiled, ready to run."""
+        """Returns the executable, ready to run."""
         run, queued = self.owner._compiled, jax.default_backend() != "cpu"
         wait = jax.block_until_ready
         return Contender("", "", lambda: run(*arguments), wait, queued, {}, np.asarray)

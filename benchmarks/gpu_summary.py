@@ -1,4 +1,4 @@
-"""What the results of :mod:`gpu` say: a table, a proposed choice for CUDA, and what failed."""
+"""Summary of the results of :mod:`gpu`: speedups, a proposed choice for CUDA, and failures."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from grouped_conv_jax.benchmarks.results import geometric_mean
 
 
 def read_rows(path: Path) -> tuple[str, Rows, list[str]]:
-    """The device that the file's last line names, its last times of everything, and failures."""
+    """Returns the device of the file's last line, its latest times, and its failures."""
     records = [json.loads(line) for line in path.read_text().splitlines()]
     rows: Rows = {}
     failures: list[str] = []
@@ -34,7 +34,7 @@ def read_rows(path: Path) -> tuple[str, Rows, list[str]]:
 
 
 def speedups(rows: Rows, name: str, against: str) -> list[tuple[float, str]]:
-    """How many times as fast it is, and where, slowest first; not where the host bounds both."""
+    """Returns pairs (speedup, shape), slowest first, except where the host bounds both."""
     return sorted(
         (row[against]["microseconds"] / row[name]["microseconds"], shape)
         for (shape, *_), row in rows.items()
@@ -44,14 +44,14 @@ def speedups(rows: Rows, name: str, against: str) -> list[tuple[float, str]]:
 
 
 def mean(found: list[tuple[float, str]]) -> str:
-    """The geometric mean, and of how many."""
+    """Formats the geometric mean and the number of speedups."""
     if not found:
         return "-"
     return f"{geometric_mean([ratio for ratio, _ in found]):.2f} of {len(found)}"
 
 
 def table(rows: Rows) -> list[str]:
-    """A row for each role, dtype and implementation, then where the portable ones beat lax."""
+    """Tabulates speedups by role, dtype and implementation; lists shapes that beat lax."""
     lines = ["| role | dtype | implementation | / lax | / PyTorch | worst / lax |"]
     lines += ["| --- | --- | --- | ---: | ---: | ---: |"]
     faster = ["", "Faster than lax:", ""]
@@ -69,9 +69,10 @@ def table(rows: Rows) -> list[str]:
 
 
 def proposal(rows: Rows) -> list[str]:
-    """For each kind of case the fastest implementation that is 1.1 times as fast as lax.
+    """Tabulates a proposed implementation for each kind of case.
 
-    One that takes more than 1.2 times as long as lax in one of the cases is not proposed.
+    Proposes the fastest implementation with a geometric mean of at least 1.1 over lax, unless it
+    takes more than 1.2 times as long as lax in any case.
     """
     groups: dict[tuple[str, ...], Rows] = {}
     for key, row in rows.items():
@@ -96,9 +97,9 @@ def proposal(rows: Rows) -> list[str]:
 
 
 def summary(path: Path) -> str:
-    """Markdown: speed, a proposal, and what failed."""
+    """Returns speedups, the proposal and the failures in Markdown."""
     device, rows, failures = read_rows(path)
-    title = f"## {device}: speed in times of lax's and of PyTorch's ({LAYOUT})"
+    title = f"## {device}: speedup over lax and PyTorch ({LAYOUT})"
     proposed = ["", "## Proposed choice for cuda", "", *proposal(rows)]
     failed = ["", f"## Failures: {len(failures)}", "", *(f"- {line}" for line in failures)]
     return "\n".join([title, "", *table(rows), *proposed, *failed, ""])

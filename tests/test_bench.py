@@ -14,10 +14,10 @@ from grouped_conv_jax.benchmarks import (
     reference,
     timing,
 )
+from grouped_conv_jax.benchmarks.cases import Case
 from grouped_conv_jax.benchmarks.contenders import Contender
 from grouped_conv_jax.benchmarks.harness import Harness, Settings, tasks
 from grouped_conv_jax.benchmarks.pytorch import Torch
-from grouped_conv_jax.benchmarks.suites import Case
 from grouped_conv_jax.benchmarks.timing import Ready
 from grouped_conv_jax.operation._description import Role
 

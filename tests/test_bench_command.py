@@ -69,9 +69,9 @@ def test_one_thread_is_measured_in_a_process_that_has_one_core(tmp_path, capfd):
     assert "one_thread_milliseconds" not in lax
     shown = capfd.readouterr()
     assert "x 1 thread" in shown.out
-    assert "once more on one core" in shown.err
+    assert "measuring again on one core" in shown.err
     # The other process measures this package alone, in the same way.
-    assert "[1/1] 1x6x6x4->4 k3x2 g2, forward: ours" in shown.err.partition("once more")[2]
+    assert "[1/1] 1x6x6x4->4 k3x2 g2, forward: ours" in shown.err.partition("measuring again")[2]
 
 
 @needs_linux
@@ -232,7 +232,7 @@ def test_options_offer_what_there_is():
         ),
         (
             ["--shape", "1,6,6,4", "--filter-size", "3,3,3"],
-            "--filter-size must be one size or two, got 3,3,3",
+            "--filter-size must be one or two sizes, got 3,3,3",
         ),
         (
             ["--shape", "1,6,6,4", "--filter-size", "7", "--padding", "valid"],

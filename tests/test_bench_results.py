@@ -90,7 +90,7 @@ def test_json_is_read_back_as_it_was_written():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[]", "not what `bench --json` writes"),
         ('{"format": 0}', "not what `bench --json` writes"),
         ('{"format": 1, "versions": {}}', "lacks machine"),

@@ -92,7 +92,7 @@ REFUSED = [
     (["--coordinator", "host:0"], "must be HOST:PORT, got 'host:0'"),
     (["--coordinator", "host:70000"], "must be HOST:PORT, got 'host:70000'"),
     (["--processes", "0"], "argument --processes: must be a positive integer, got '0'"),
-    (["--process-id=-1"], "argument --process-id: must be an integer from 0, got '-1'"),
+    (["--process-id=-1"], "argument --process-id: must be a nonnegative integer, got '-1'"),
     (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
 ]
 
@@ -119,7 +119,7 @@ def test_a_missing_or_unknown_argument_is_refused(capsys, arguments):
         (["--image-size", "8"], "--image-size is for --data"),
         (["--momentum", "0.5"], "--momentum is for --solver sgdm, got --solver adam"),
         (["--momentum=1", "--solver=rmsprop"], "for --solver sgdm, got --solver rmsprop"),
-        (["--data", "nowhere"], "--data must be a folder with one subfolder a class"),
+        (["--data", "nowhere"], "--data must be a folder with one subfolder per class"),
         (["--processes", "2"], "--coordinator, --processes and --process-id belong together"),
         (
             ["--coordinator", "localhost:1", "--processes", "2", "--process-id", "2"],
@@ -157,7 +157,9 @@ def test_processes_with_other_options_are_refused(capsys, monkeypatch, tmp_path)
 def test_processes_with_more_devices_than_others_are_refused():
     devices = [SimpleNamespace(process_index=i) for i in (0, 1, 1, 0)]
     _processes.check_even(devices)
-    with pytest.raises(CommandError, match="as many devices, got 2 in process 0, 1 in process 1"):
+    with pytest.raises(
+        CommandError, match="same number of devices, got 2 in process 0, 1 in process 1"
+    ):
         _processes.check_even([devices[i] for i in (0, 3, 1)])
 
 

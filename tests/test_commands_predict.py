@@ -126,7 +126,7 @@ def test_a_directory_without_a_network_is_refused(base, tmp_path, capsys):
     (tmp_path / "run" / "model.stablehlo").write_bytes(network)
     for change in ({"image_size": [9, 8]}, {"channels": 1}, {"classes": ["a", "b", "c"]}):
         (tmp_path / "run" / "config.json").write_text(json.dumps(config | change))
-        fails_with("are of different runs")
+        fails_with("belong to different runs")
     for change in ({"image_size": 3}, {"value_range": 3}, {"classes": None}):
         (tmp_path / "run" / "config.json").write_text(json.dumps(config | change))
         fails_with("config.json is damaged")

@@ -74,7 +74,7 @@ def test_after_kill_9_resume_reaches_the_same_results(base, tmp_path, capsys):
     (step,) = (path for path in (out / "checkpoint").iterdir() if path.name.isdigit())
     (out / "checkpoint" / "1" / "state").mkdir(parents=True)
     assert resume(out) == 0
-    assert f"going on after {int(step.name) // 4} epochs" in capsys.readouterr().out
+    assert f"resuming after {int(step.name) // 4} epochs" in capsys.readouterr().out
     assert_same_run(out, base / "run")
 
 
@@ -111,7 +111,7 @@ def test_sigterm_within_an_epoch_keeps_its_steps(base, tmp_path, monkeypatch, ca
     # An epoch has four steps.
     assert os.listdir(out / "checkpoint") == ["5"]
     assert resume(out) == 0
-    assert "going on after 1 epochs and 1 of 4 steps" in capsys.readouterr().out
+    assert "resuming after 1 epoch and 1 of 4 steps" in capsys.readouterr().out
     assert_same_run(out, base / "run")
 
 

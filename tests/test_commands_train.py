@@ -210,7 +210,7 @@ def test_pictures_are_pictures(base, name):
 def test_a_second_run_does_not_overwrite_the_first(base, capsys):
     before = (base / "run" / "config.json").read_bytes()
     assert main(["train", "--data", str(base / "images"), "--out", str(base / "run")]) == 2
-    assert "already holds a run: go on with it by --resume" in capsys.readouterr().err
+    assert "already holds a run: continue it with --resume" in capsys.readouterr().err
     assert (base / "run" / "config.json").read_bytes() == before
 
 
@@ -221,7 +221,7 @@ def test_nnx_trains_with_sgdm_and_names_unreadable_files(tmp_path, capsys):
     options = ["--api=nnx", "--solver=sgdm", "--momentum=0.8", "--schedule=piecewise", "--l2=0"]
     assert main(["train", "--data", str(images), "--out", str(out), *OPTIONS, *options]) == 0
     printed = capsys.readouterr()
-    assert "files left out: 1" in printed.err
+    assert "skipped files: 1" in printed.err
     assert "broken.png: cannot identify" in printed.err
     # Not a terminal: a plain line for each epoch.
     epochs = [line for line in printed.out.splitlines() if line.startswith("epoch ")]
@@ -237,9 +237,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path, capsys):
     out = tmp_path / "run"
     options = [*OPTIONS, "--solver", "sgdm", "--learning-rate", "1e30"]
     assert main(["train", "--data", str(images), "--out", str(out), *options]) == 1
-    assert "no finite number any more in epoch 1; a lower --learning-rate" in (
-        capsys.readouterr().err
-    )
+    assert "the loss is not finite in epoch 1; a lower --learning-rate" in (capsys.readouterr().err)
 
 
 # The parts

@@ -118,7 +118,7 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the second sta
 def test_variable_arrives_in_the_same_process_with_its_input_and_exit_status():
     process, output, errors = start(PROGRAM, "bench", "--batch", "64")
     assert output == [str(process.pid), HUGE, "given"]
-    assert errors == f"starting again with GLIBC_TUNABLES={HUGE} (--no-huge-pages prevents it)\n"
+    assert errors == f"restarting with GLIBC_TUNABLES={HUGE} (--no-huge-pages prevents this)\n"
     assert process.returncode == 7
 
 
@@ -153,7 +153,7 @@ def test_given_arguments_start_nothing(monkeypatch, capsys):
     monkeypatch.setattr(memory_allocator, "tunables_for_huge_pages", lambda *_: HUGE)
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started again"))
     assert main(["bench", "--from-json", "none"]) == 2
-    assert "starting again" not in capsys.readouterr().err
+    assert "restarting" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["--version"], ["bench", "--help"], ["bench"]])
@@ -164,4 +164,4 @@ def test_arguments_that_are_not_the_process_own_or_run_nothing_start_nothing(mon
     monkeypatch.setattr(sys, "argv", ["program", *words])
     if words != ["bench"]:
         monkeypatch.setattr(sys, "orig_argv", [sys.executable, "program", *words])
-    _huge_pages.start_again(("train", "predict", "bench"))
+    _huge_pages.restart(("train", "predict", "bench"))

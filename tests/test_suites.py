@@ -9,9 +9,10 @@ import pytest
 import reference as loops
 
 from grouped_conv_jax.benchmarks import reference
+from grouped_conv_jax.benchmarks.cases import BATCH, Case
 from grouped_conv_jax.benchmarks.network_linen import LinenNetwork
 from grouped_conv_jax.benchmarks.networks import IMAGE_SIZE, NETWORKS
-from grouped_conv_jax.benchmarks.suites import BATCH, SUITES, Case, collect
+from grouped_conv_jax.benchmarks.suites import SUITES, collect
 from grouped_conv_jax.operation._call import convolve
 from grouped_conv_jax.operation._description import Role
 

@@ -1,5 +1,6 @@
-"""Measures grouped convolutions: every role, against lax and PyTorch, on any device of JAX.
+"""Benchmarks of grouped convolutions against lax and PyTorch, on any device of JAX.
 
-``suites`` are the convolutions, as data; ``harness`` measures one by one and ``training`` whole
-training steps; ``results`` is what is kept of it, and ``report`` and ``plot`` show that.
+``suites`` lists the convolutions. ``harness`` measures them role by role, and ``training`` measures
+training steps of whole networks. ``results`` stores the measurements, which ``report`` and ``plot``
+present.
 """

@@ -1,4 +1,4 @@
-"""What is compared: one role of one case, ready to run, and how JAX computes it."""
+"""The computations that are compared, and their compilation by JAX."""
 
 import dataclasses
 import time
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from grouped_conv_jax.benchmarks.suites import Case
+from grouped_conv_jax.benchmarks.cases import Case
 from grouped_conv_jax.operation._call import convolve
 from grouped_conv_jax.operation._choice import Choice, Setting, choose
 from grouped_conv_jax.operation._description import Role
@@ -25,13 +25,13 @@ class Contender:
 
     Attributes:
         name: one of :data:`NAMES`.
-        variant: the implementation, or PyTorch's layout of the axes.
+        variant: the implementation, or the memory layout of PyTorch.
         run: starts the computation and returns its result.
-        wait: waits until a result is there.
-        queued: whether several may be started before the first is waited for; a device runs them
-            one after the other, while a CPU would run them at once.
-        details: what else is known of it, for the record.
-        to_numpy: a result of ``run`` in canonical order, float64.
+        wait: waits until a result is available.
+        queued: whether to start several calls before waiting for one. Accelerators run queued calls
+            one after the other; CPUs would run them concurrently.
+        details: further fields of the record.
+        to_numpy: converts a result of ``run`` to canonical order and float64.
     """
 
     name: str
@@ -50,14 +50,14 @@ def prepare_jax(
     operands: tuple[np.ndarray, np.ndarray],
     implementation: str | None,
 ) -> Contender:
-    """Compiles one role as a user's program gets it: the forward pass, or its transpose.
+    """Compiles one role of a convolution with this package or with lax.
 
     Args:
         name: ``"ours"`` or ``"lax"``.
         case: the convolution.
-        role: what to compute.
-        operands: in canonical order.
-        implementation: of this package, or ``None`` for its own choice.
+        role: the role to compute.
+        operands: the operands, in canonical order.
+        implementation: name of an implementation of this package, or ``None`` to let it choose.
     """
     if name == "lax":
         implementation = "lax"
@@ -79,7 +79,7 @@ def prepare_jax(
 def program(
     case: Case, role: Role, dtype: DTypeLike, implementation: str | None
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """One role as a user's program has it: the forward pass, or its transpose."""
+    """Returns one role as user programs compute it: the forward pass or its transpose."""
     convolution = case.convolution
 
     def forward(x: jax.Array, filters: jax.Array) -> jax.Array:
@@ -104,7 +104,7 @@ def program(
 
 
 def compile_jax(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, Any]]:
-    """Compiles ahead of time; returns what can be called, with its cost in time and memory."""
+    """Compiles ahead of time; returns the executable, its compile time and its memory use."""
     lowered = jax.jit(function).lower(*arguments)
     start = time.perf_counter()
     compiled = lowered.compile()
@@ -117,14 +117,14 @@ def compile_jax(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dic
 def chosen(
     case: Case, role: Role, dtype: DTypeLike, platform: str, implementation: str | None
 ) -> Choice:
-    """The implementation of a role on one device of a platform, and the reason."""
+    """Returns the implementation that one device of a platform uses for a role, and the reason."""
     channels, filters = case.channels // case.groups, case.filters // case.groups
     setting = Setting(platform, False, case.batch, dtype)
     return choose(role, case.convolution, channels, filters, setting, implementation)
 
 
 def random_operands(case: Case, role: Role, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Normally distributed operands of a role, the same ones every time."""
+    """Returns normally distributed operands of a role, from a fixed seed."""
     random = np.random.default_rng(0)
     first, second = (
         random.standard_normal(case.shape(operand), np.float32).astype(jnp.dtype(dtype))

@@ -1,7 +1,7 @@
-"""What a TPU's compiler estimates, without the TPU: cycles, memory and operations of each role.
+"""Cycles, memory and operations of each role as estimated by the TPU compiler, without a TPU.
 
-The compiler comes with ``jax[tpu]``. Its cycles are estimates, and much too high for some fusions:
-they rank programs of one kind, and say nothing about seconds.
+The compiler comes with ``jax[tpu]``. Its estimates are far too high for some fusions: they rank
+similar programs but do not predict times.
 """
 
 import os
@@ -22,14 +22,15 @@ from grouped_conv_jax.benchmarks import (
     timing,
     training,
 )
+from grouped_conv_jax.benchmarks.cases import BATCH, Case
 from grouped_conv_jax.benchmarks.harness import Settings, Task
 from grouped_conv_jax.benchmarks.networks import IMAGE_SIZE, NETWORKS
 from grouped_conv_jax.benchmarks.progress import Progress
-from grouped_conv_jax.benchmarks.suites import BATCH, Case
+from grouped_conv_jax.benchmarks.tables import format_role
 
-# The smallest topology of each that the compiler knows.
+# The smallest topology of each target that the compiler supports.
 TARGETS = {"v5e": "v5e:2x2", "v6e": "v6e:2x2", "v5p": "v5p:2x2x1"}
-# libtpu reads these when it is loaded; with them it asks nobody for a TPU, and locks none.
+# libtpu reads these variables when it is loaded; they keep it from searching for a TPU.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -39,7 +40,7 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
 class CompilerUnavailableError(RuntimeError):
-    """There is no compiler for the target."""
+    """The compiler for the target is not available."""
 
 
 def estimate(
@@ -51,21 +52,21 @@ def estimate(
     batch: int | None = None,
     image_size: int = IMAGE_SIZE,
 ) -> dict[str, Any]:
-    """Compiles every role of every case and networks' training steps, and shows how far it is.
+    """Compiles convolutions and training steps, and shows the progress.
 
     Args:
-        cases: the convolutions, and the suites that hold each.
-        networks: names of whole networks, which are compiled in Linen, all numbers in one dtype.
-        settings: what to compile; its rounds and seconds do not matter here.
+        cases: the convolutions, each with the suites that contain it.
+        networks: names of networks, whose Linen training steps are compiled in one dtype.
+        settings: the contenders and roles to compile; rounds and seconds are ignored.
         target: one of :data:`TARGETS`.
-        batch: number of images for the networks, or ``None`` for the suites' own.
-        image_size: of the networks' images.
+        batch: number of images for the networks, or ``None`` for the default of the suites.
+        image_size: height and width of the networks' images.
 
     Returns:
         A document for :mod:`grouped_conv_jax.benchmarks.results`.
 
     Raises:
-        CompilerUnavailableError: there is no compiler for the target.
+        CompilerUnavailableError: the compiler for the target is not available.
     """
     device = _device(target)
     document: dict[str, Any] = {
@@ -85,7 +86,7 @@ def estimate(
     tasks, names = harness.tasks(cases, settings), ("ours", *settings.against)
     with Progress(len(tasks) + len(networks)) as progress:
         for task in tasks:
-            progress.start(f"{task.case}, {report.words(task.role.name)}")
+            progress.start(f"{task.case}, {format_role(task.role.name)}")
             records: list[dict[str, Any]] = []
             for name in names:
                 records.append(_record(name, task, settings, device, records))
@@ -101,7 +102,7 @@ def estimate(
 
 
 def _device(target: str) -> Any:
-    """One device of the target, described by its compiler."""
+    """Returns the compiler's description of a device of the target."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -114,7 +115,7 @@ def _device(target: str) -> Any:
 def _record(
     name: str, task: Task, settings: Settings, device: Any, others: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What is known of one role of one case, compiled by one contender after others."""
+    """Returns the record of one contender; reuses an earlier one with the same program."""
     case, role, suites = task
     implementation = "lax" if name == "lax" else settings.implementation
     choice = contenders.chosen(case, role, settings.dtype, "tpu", implementation)
@@ -125,7 +126,7 @@ def _record(
     }
     for other in others:
         if other["variant"] == choice.implementation:
-            return other | record  # It is the same program.
+            return other | record
     record |= {
         "case": str(case),
         "suites": suites,
@@ -140,7 +141,7 @@ def _record(
 def _step(
     network: str, name: str, shape: tuple[int, ...], dtype: str, device: Any
 ) -> dict[str, Any]:
-    """What is known of a network's training step with one contender's convolutions."""
+    """Returns the record of a network's training step with one contender's convolutions."""
     found: list[Any] = []
 
     def prepare(images: jax.Array) -> Any:
@@ -162,12 +163,12 @@ def _step(
 
 
 def _compile(program: Callable[..., Any], arguments: Sequence[Any], device: Any) -> dict[str, Any]:
-    """The estimates of a program, or how it fails."""
+    """Returns the estimates of a program, or its failure."""
     place = SingleDeviceSharding(device)
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), arguments
     )
-    # Whatever the compiler raises is what is to be known about it.
+    # Record any error of the compiler.
     try:
         compiled, details = contenders.compile_jax(program, *placed)
         return details | costs(compiled)
@@ -176,10 +177,10 @@ def _compile(program: Callable[..., Any], arguments: Sequence[Any], device: Any)
 
 
 def costs(compiled: Any) -> dict[str, int]:
-    """The compiler's estimates of a whole program.
+    """Returns the compiler's estimates for a whole program.
 
     Raises:
-        ValueError: it gives no cycles.
+        ValueError: the program contains no estimated cycles.
     """
     cycles = [int(found) for found in _CYCLES.findall(compiled.as_text())]
     if not cycles:

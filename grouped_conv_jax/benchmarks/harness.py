@@ -1,4 +1,4 @@
-"""Measures cases: every contender is checked against float64, then they alternate in blocks."""
+"""Measures convolutions: checks every contender against float64, then times them in turns."""
 
 import dataclasses
 import functools
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from grouped_conv_jax.benchmarks import contenders, machine, reference, timing
+from grouped_conv_jax.benchmarks.cases import Case
 from grouped_conv_jax.benchmarks.contenders import Contender
 from grouped_conv_jax.benchmarks.pytorch import Torch
-from grouped_conv_jax.benchmarks.suites import Case
 from grouped_conv_jax.benchmarks.timing import Ready
 from grouped_conv_jax.operation._description import Role
 
@@ -24,11 +24,11 @@ class Settings:
 
     Attributes:
         against: the contenders besides this package.
-        roles: what to measure of each case.
-        dtype: of the operands.
-        implementation: of this package, or ``None`` for its own choice.
-        rounds: how many blocks of back-to-back calls each contender has.
-        seconds: how long a block takes.
+        roles: the roles to measure.
+        dtype: dtype of the operands.
+        implementation: name of an implementation of this package, or ``None`` to let it choose.
+        rounds: number of blocks of back-to-back calls per contender.
+        seconds: duration of a block.
     """
 
     against: tuple[str, ...] = ("lax",)
@@ -40,7 +40,7 @@ class Settings:
 
 
 class Task(NamedTuple):
-    """One role of one case, and the suites that the case is of."""
+    """One role of one case, with the suites that contain the case."""
 
     case: Case
     role: Role
@@ -48,17 +48,17 @@ class Task(NamedTuple):
 
 
 def tasks(cases: dict[Case, list[str]], settings: Settings) -> list[Task]:
-    """What there is to measure, in order."""
+    """Returns the tasks for some cases, in order."""
     return [Task(case, role, suites) for case, suites in cases.items() for role in settings.roles]
 
 
 class Harness:
-    """Measures on the device that JAX chose.
+    """Measures on JAX's default device.
 
     Args:
         settings: how to measure.
-        roofline: what :func:`machine.measure_roofline` returned.
-        torch: PyTorch, where it takes part.
+        roofline: result of :func:`machine.measure_roofline`.
+        torch: PyTorch, if it is a contender.
     """
 
     def __init__(self, settings: Settings, roofline: dict[str, Any], torch: Torch | None) -> None:
@@ -70,8 +70,8 @@ class Harness:
         """Measures one role of one case.
 
         Returns:
-            A record for each contender. One that failed, or whose result is wrong, has no time but
-            a ``failure``.
+            One record per contender; if the contender failed or its result is wrong, the record has
+            a ``failure`` instead of a time.
         """
         case, role = task.case, task.role
         operands = contenders.random_operands(case, role, self._settings.dtype)
@@ -82,7 +82,7 @@ class Harness:
         for name, variant, prepare in self._candidates(case, role, operands):
             record: dict[str, Any] = {"contender": name, "variant": variant}
             records.append(record)
-            # Whatever a contender raises is what is to be known about it.
+            # Record any error of a contender, so that the others are still measured.
             try:
                 contender = prepare()
                 error, seconds = _check(contender, exact)
@@ -91,7 +91,7 @@ class Harness:
                 continue
             record |= {"variant": contender.variant, "error": error, "error_limit": limit}
             record |= contender.details
-            # This refuses NaN too.
+            # NaN fails this comparison too.
             if error <= limit:
                 ready.append(Ready(record, contender, seconds))
             else:
@@ -108,7 +108,7 @@ class Harness:
     def _candidates(
         self, case: Case, role: Role, operands: tuple[np.ndarray, np.ndarray]
     ) -> Iterator[tuple[str, str | None, Callable[[], Contender]]]:
-        """Name and variant of each contender, and what prepares it."""
+        """Yields name, variant and preparing function of each contender."""
         for name in ("ours", *self._settings.against):
             if name != "torch":
                 implementation = self._settings.implementation
@@ -120,21 +120,21 @@ class Harness:
                     yield name, layout, functools.partial(prepare, layout)
 
     def _error_limit(self, case: Case, role: Role) -> float:
-        """How far a result may be off, in root mean squares of the exact one.
+        """Returns the largest error allowed, relative to the root mean square of the exact result.
 
-        The errors of a sum of random products are random too and grow with the square root of
-        their number. Eight times that is beyond what chance does to any of the results, and far
-        below what a wrong tap or channel does.
+        The rounding error of a sum of random products grows with the square root of their number. A
+        factor of eight leaves room for the largest of all elements and still detects a single wrong
+        tap or channel.
         """
         products = float(jnp.finfo(jnp.dtype(self._settings.dtype)).eps)
         if jax.default_backend() != "cpu":
-            # Tensor cores round the factors of float32 products to ten bits.
+            # Tensor cores round the operands of float32 products to ten bits.
             products = max(products, 2.0**-10)
         sums = float(np.finfo(np.float32).eps) * math.sqrt(case.terms(role))
         return 8 * (products + sums)
 
     def _rates(self, case: Case, record: dict[str, Any]) -> dict[str, float]:
-        """What a time means: operations and bytes a second, and shares of the machine's best."""
+        """Returns the rates of operations and bytes, and their shares of peak and roofline."""
         if "milliseconds" not in record:
             return {}
         seconds = record["milliseconds"] / 1e3
@@ -149,7 +149,7 @@ class Harness:
 
 
 def _check(contender: Contender, exact: np.ndarray) -> tuple[float, float]:
-    """The largest error of a contender, in root mean squares, and about how long a call takes."""
+    """Returns the largest error, relative to the root mean square, and the seconds per call."""
     result, seconds = timing.first_calls(contender)
     error = np.max(np.abs(contender.to_numpy(result) - exact)) / np.sqrt(np.mean(exact**2))
     return float(error), seconds

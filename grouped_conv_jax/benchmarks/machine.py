@@ -1,4 +1,4 @@
-"""The machine: what it is, what runs on it, and how fast it copies and multiplies at best."""
+"""Hardware and software of the machine, and its peak rates of copying and multiplying."""
 
 import importlib
 import importlib.metadata
@@ -18,27 +18,27 @@ from grouped_conv_jax.benchmarks import memory_allocator
 
 _PACKAGES = ("grouped_conv_jax", "jax", "jaxlib", "flax", "numpy", "torch", "libtpu")
 _MEBIBYTE = 2**20
-# From what stays in the caches to what comes from memory.
+# From sizes that fit into the caches to sizes that do not.
 _COPY_SIZES = tuple(size * _MEBIBYTE for size in (1, 4, 16, 64, 256))
 _MATRIX_SIZE = 2048
-# What else it takes to keep an accelerator busy.
+# The sizes that keep an accelerator busy.
 _LARGE_COPY_SIZES = tuple(size * _MEBIBYTE for size in (1024, 4096))
 _LARGE_MATRIX_SIZE = 8192
 _SECONDS = 0.3
 _CHAIN = 4
-# Widest first, by the names that Linux has for them.
+# Vector extensions under Linux's names, widest first.
 _VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def cores() -> int:
-    """How many cores this process may use, which is how many threads JAX starts."""
+    """Returns the number of cores that this process may use, and so JAX's number of threads."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def describe() -> dict[str, Any]:
-    """What the measurements depend on, for the record."""
+    """Returns the properties of the machine that affect the measurements."""
     device = jax.devices()[0]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
@@ -49,7 +49,7 @@ def describe() -> dict[str, Any]:
         "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "load_at_start": load,
-        # How the memory comes from the system can double or halve a time.
+        # The page size can change times by a factor of two.
         "glibc_tunables": os.environ.get(memory_allocator.VARIABLE),
     } | memory_allocator.describe(
         memory_allocator.libc(), memory_allocator.page_setting(), os.environ
@@ -57,7 +57,7 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that take part."""
+    """Returns the versions of Python and of the packages involved."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -68,7 +68,7 @@ def versions() -> dict[str, str]:
 
 
 def _processor(cpu_information: Path = Path("/proc/cpuinfo")) -> str:
-    """Its name and, since kernels differ by it, the widest vectors that it has."""
+    """Returns the name of the processor and its widest vectors, which select the kernels."""
     try:
         lines = cpu_information.read_text().splitlines()
     except OSError:
@@ -84,11 +84,11 @@ def _processor(cpu_information: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def measure_roofline(dtype: str) -> dict[str, Any]:
-    """Measures the fastest copy, for several sizes, and the fastest multiplication.
+    """Measures the peak rates of copying, for several sizes, and of multiplying.
 
     Returns:
-        ``copy``: pairs (bytes read and written, bytes a second); ``flops``: operations a second of
-        a matrix product, the fastest of JAX's in ``dtype`` and in float32 and, on CPU, NumPy's.
+        ``copy``: pairs (bytes read and written, bytes per second); ``flops``: operations per second
+        of the fastest matrix product: JAX's in ``dtype``, in float32 or, on CPU, NumPy's.
     """
     on_cpu = jax.default_backend() == "cpu"
     copies = []
@@ -97,18 +97,18 @@ def measure_roofline(dtype: str) -> dict[str, Any]:
         copies.append([size, size / _fastest(jax.jit(jnp.negative, donate_argnums=0), array)])
     size = _MATRIX_SIZE if on_cpu else _LARGE_MATRIX_SIZE
     product = jax.jit(lambda matrix: matrix @ matrix)
-    # Of the size that keeps the product of products from growing.
+    # Scale the elements so that repeated products keep their magnitude.
     scale = math.sqrt(3 / size)
     values = np.random.default_rng(0).uniform(-scale, scale, (size, size)).astype(np.float32)
     times = [_fastest(product, jnp.asarray(values, jnp.dtype(n))) for n in {"float32", dtype}]
     if on_cpu:
-        # XLA's products stay behind those of a BLAS.
+        # NumPy's BLAS can be faster than XLA.
         times.append(_fastest(lambda _: values @ values, values))
     return {"copy": copies, "flops": 2 * size**3 / min(times)}
 
 
 def _fastest(function: Callable[[Any], Any], array: Any) -> float:
-    """The shortest time of a function that is applied again and again to its result."""
+    """Returns the shortest time of a function that is applied repeatedly to its own result."""
     array = jax.block_until_ready(function(array))
     times: list[float] = []
     while sum(times) < _SECONDS or len(times) < 3:
@@ -121,10 +121,10 @@ def _fastest(function: Callable[[Any], Any], array: Any) -> float:
 
 
 def least_seconds(roofline: dict[str, Any], transferred: float, operations: float) -> float:
-    """The time that the roofline allows: for the bytes or for the operations, the longer one.
+    """Returns the roofline's lower bound, the longer of the times for the bytes and operations.
 
-    Between the sizes that were measured, the rate of copying is interpolated. What a larger copy
-    reaches, a smaller one could, were it not for the time of starting it.
+    Interpolates the copy rate between the measured sizes. A size counts with the rate of the
+    fastest copy of at least that size, because small copies are bound by their launch overhead.
     """
     sizes, measured = np.transpose(roofline["copy"])
     rates = np.maximum.accumulate(measured[::-1])[::-1]

@@ -1,8 +1,8 @@
-"""The allocator of this process, and whether it gets huge pages.
+"""The memory allocator of this process, and whether it uses huge pages.
 
-glibc returns large buffers to the system when they are freed, so that every call of a jitted
-program faults its buffers in again, page by page. With huge pages it does so once in 2 MB.
-Nothing here imports JAX.
+glibc returns large buffers to the system when they are freed, so every call of a jitted program
+faults its buffers in again, page by page. Huge pages need one page fault per 2 MB. This module does
+not import JAX.
 """
 
 import os
@@ -19,16 +19,16 @@ _OLDEST_GLIBC = (2, 35)
 def tunables_for_huge_pages(
     platform: str, libc: str, page_setting: str, environment: Mapping[str, str]
 ) -> str | None:
-    """The value of ``GLIBC_TUNABLES`` that a process needs to get huge pages.
+    """Returns the value of ``GLIBC_TUNABLES`` that enables huge pages.
 
     Args:
         platform: ``sys.platform``.
-        libc: what :func:`libc` returns.
-        page_setting: what :func:`page_setting` returns; at ``always`` the tunable changes nothing.
-        environment: of the process.
+        libc: result of :func:`libc`.
+        page_setting: result of :func:`page_setting`; the tunable takes effect at ``madvise`` only.
+        environment: environment variables of the process.
 
     Returns:
-        The value, or ``None`` if the tunable has no effect or has been decided on already.
+        The value, or ``None`` if the tunable has no effect or is already set.
     """
     version = re.match(r"glibc (\d+)\.(\d+)", libc)
     if platform != "linux" or version is None or page_setting != "madvise":
@@ -42,7 +42,7 @@ def tunables_for_huge_pages(
 
 
 def without_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process like this one, but for the tunable."""
+    """Returns a copy of the environment without the tunable."""
     words = environment.get(VARIABLE, "").split(":")
     others = ":".join(word for word in words if not word.startswith(TUNABLE))
     rest = {name: value for name, value in environment.items() if name != VARIABLE}
@@ -50,7 +50,7 @@ def without_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def libc() -> str:
-    """The C library's name and version, ``"glibc 2.36"``; empty where it does not say."""
+    """Returns the name and version of the C library, as in ``"glibc 2.36"``; empty if unknown."""
     try:
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (AttributeError, ValueError, OSError):
@@ -58,7 +58,7 @@ def libc() -> str:
 
 
 def page_setting() -> str:
-    """Transparent huge pages: ``always``, ``madvise`` or ``never``; empty without them."""
+    """Returns the mode of transparent huge pages: ``always``, ``madvise``, ``never`` or empty."""
     try:
         selected = re.search(r"\[(\w+)\]", _SETTING.read_text())
     except OSError:
@@ -67,7 +67,7 @@ def page_setting() -> str:
 
 
 def describe(libc: str, page_setting: str, environment: Mapping[str, str]) -> dict[str, str | None]:
-    """The allocator by name, and its pages: ``huge``, ``small``, or ``None`` if it decides."""
+    """Returns the allocator's name and its pages: ``huge``, ``small``, or ``None`` if unknown."""
     preloaded = _preloaded(environment)
     tuned = re.search(rf"{re.escape(TUNABLE)}=[12]", environment.get(VARIABLE, ""))
     huge = page_setting == "always" or (page_setting == "madvise" and tuned is not None)
@@ -78,7 +78,7 @@ def describe(libc: str, page_setting: str, environment: Mapping[str, str]) -> di
 
 
 def _preloaded(environment: Mapping[str, str]) -> str | None:
-    """The library that replaces glibc's allocator."""
+    """Returns the preloaded library that replaces glibc's allocator, if any."""
     libraries = re.split("[ :]+", environment.get("LD_PRELOAD", ""))
     names = map(os.path.basename, libraries)
     return next((name for name in names if re.search("malloc|hoard", name)), None)

@@ -1,4 +1,4 @@
-"""The networks in Flax Linen, and a training step of one."""
+"""The benchmark networks in Flax Linen, and their training step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,14 +55,14 @@ class _Block(nn.Module):
 
 
 class LinenNetwork(nn.Module):
-    """From images ``(B, H, W, 3)`` to logits; every ``nn.Conv`` calls ``convolve``."""
+    """Maps images ``(B, H, W, 3)`` to logits; every ``nn.Conv`` calls ``convolve``."""
 
     network: Network
     convolve: Callable[..., jax.Array]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Computes the logits ``(B, classes)``, with the statistics of this batch."""
+        """Computes the logits ``(B, classes)``, normalized with the statistics of the batch."""
         x = _Layer(self.network.stem, self.convolve)(x)
         if self.network.pooled_stem:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -74,7 +74,7 @@ class LinenNetwork(nn.Module):
 def training_step(
     network: Network, convolve: Callable[..., jax.Array], images: jax.Array
 ) -> tuple[Callable[..., Any], Any]:
-    """Returns ``step(state, images, labels) -> (state, loss)`` and the state to begin with."""
+    """Returns ``step(state, images, labels) -> (state, loss)`` and the initial state."""
     model = LinenNetwork(network, convolve)
     optimizer = optax.sgd(networks.LEARNING_RATE, networks.MOMENTUM)
     variables = jax.jit(model.init)(jax.random.key(0), images)

@@ -1,4 +1,4 @@
-"""The networks in Flax NNX, and a training step of one."""
+"""The benchmark networks in Flax NNX, and their training step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +59,7 @@ class _Block(nnx.Module):
 
 
 class NNXNetwork(nnx.Module):
-    """From images ``(B, H, W, 3)`` to logits; every ``nnx.Conv`` calls ``convolve``."""
+    """Maps images ``(B, H, W, 3)`` to logits; every ``nnx.Conv`` calls ``convolve``."""
 
     def __init__(
         self, network: Network, convolve: Callable[..., jax.Array], rngs: nnx.Rngs
@@ -70,7 +70,7 @@ class NNXNetwork(nnx.Module):
         self.dense = nnx.Linear(network.features, networks.CLASSES, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Computes the logits ``(B, classes)``, with the statistics of this batch."""
+        """Computes the logits ``(B, classes)``, normalized with the statistics of the batch."""
         x = self.stem(x)
         if self.pooled_stem:
             x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -82,7 +82,7 @@ class NNXNetwork(nnx.Module):
 def training_step(
     network: Network, convolve: Callable[..., jax.Array], images: jax.Array
 ) -> tuple[Callable[..., Any], Any]:
-    """Returns ``step(state, images, labels) -> (state, loss)`` and the state to begin with."""
+    """Returns ``step(state, images, labels) -> (state, loss)`` and the initial state."""
     del images
     optimizer = optax.sgd(networks.LEARNING_RATE, networks.MOMENTUM)
 

@@ -1,4 +1,4 @@
-"""The networks in PyTorch, and a training step of one."""
+"""The benchmark networks in PyTorch, and their training step."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from grouped_conv_jax.benchmarks.pytorch import Torch
 
 
 def build(torch: Any, network: Network) -> Any:
-    """Builds a network from the module ``torch``, which is imported only where it is wanted."""
+    """Builds a network with the module ``torch``, which only the caller imports."""
     nn = torch.nn
 
     class Residual(nn.Module):  # type: ignore[name-defined]
-        """Adds what leads past some layers."""
+        """Adds a shortcut connection around some layers."""
 
         def __init__(self, layers: Any, shortcut: Any) -> None:
             super().__init__()
@@ -61,7 +61,7 @@ def build(torch: Any, network: Network) -> Any:
 def prepare(
     torch: Torch, network: Network, images: np.ndarray, labels: np.ndarray, layout: str
 ) -> Contender:
-    """Sets up training steps on images ``(B, H, W, 3)``, in one of PyTorch's layouts."""
+    """Prepares training steps on images ``(B, H, W, 3)``, in one of PyTorch's layouts."""
     module = torch.module
     module.manual_seed(0)
     formats = {

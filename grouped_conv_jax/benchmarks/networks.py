@@ -1,7 +1,7 @@
-"""Whole networks, as data: what they are made of, the same for each framework.
+"""Framework-independent descriptions of the benchmark networks.
 
-They are built from each framework's own layers. In JAX the convolution that Flax's ``Conv`` calls
-is the only difference between this package and lax.
+Each framework builds the networks from its own layers. In JAX, this package and lax differ only in
+the convolution function that Flax's ``Conv`` calls.
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ Activation: TypeAlias = Literal["relu", "relu6"] | None
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A convolution without bias, batch normalization and an activation.
+    """A convolution without bias, followed by batch normalization and an activation.
 
     Attributes:
-        channels: of the input.
-        filters: channels of the output.
-        filter_size: height and width.
-        stride: vertical and horizontal.
+        channels: number of input channels.
+        filters: number of output channels.
+        filter_size: height and width of the filters.
+        stride: vertical and horizontal stride.
         groups: number of groups.
-        activation: what comes last.
+        activation: the activation.
     """
 
     channels: int
@@ -38,13 +38,13 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Layers one after the other, with what leads past them.
+    """A sequence of layers with an optional shortcut connection.
 
     Attributes:
         layers: the layers.
-        shortcut: ``"none"``, ``"identity"``, or the layer that brings the input to the output's
-            shape, to be added to it.
-        activation: what comes after the addition.
+        shortcut: ``"none"``, ``"identity"``, or a layer that projects the input to the shape of the
+            output.
+        activation: the activation after adding the shortcut.
     """
 
     layers: tuple[Layer, ...]
@@ -54,13 +54,13 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Blocks, then the mean over the image and a dense layer to the classes.
+    """A stem and blocks, followed by global average pooling and a dense layer.
 
     Attributes:
         stem: the first layer.
-        pooled_stem: whether a maximum over 3x3 with stride 2 follows it.
+        pooled_stem: whether 3x3 max pooling with stride 2 follows the stem.
         blocks: the blocks.
-        features: channels of the last one.
+        features: number of output channels of the last block.
     """
 
     stem: Layer
@@ -73,7 +73,7 @@ def _mobilenet_v2() -> Network:
     """Sandler et al. 2018, table 2, without dropout."""
     blocks = []
     channels = 32
-    # Expansion, filters, blocks, stride of the first one.
+    # (expansion, filters, number of blocks, stride of the first block)
     for expansion, filters, count, first_stride in (
         (1, 16, 1, 1),
         (6, 24, 2, 2),

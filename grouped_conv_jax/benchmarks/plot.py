@@ -1,4 +1,4 @@
-"""Draws the speedups. It uses no pyplot: nothing global, no display."""
+"""Plots the speedups. It avoids pyplot, which has global state and may need a display."""
 
 import io
 import textwrap
@@ -10,24 +10,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from grouped_conv_jax.benchmarks import results
-from grouped_conv_jax.benchmarks.report import NAMES, TIMES, groups, times
+from grouped_conv_jax.benchmarks.report import NAMES, groups
 from grouped_conv_jax.benchmarks.results import Row
+from grouped_conv_jax.benchmarks.tables import TIMES, format_ratio
 
-# Okabe and Ito's blue and vermilion, which colour-blind people tell apart.
+# Blue and vermilion of Okabe and Ito's colour-blind-safe palette.
 _COLORS = {"lax": "#0072B2", "torch": "#D55E00"}
 _MARKERS = {"lax": "o", "torch": "D"}
 
 
 def draw(document: dict[str, Any]) -> bytes:
-    """Draws how many times faster this package is, suite by suite and role by role, as a PNG.
+    """Plots the speedups of this package by suite and role; returns a PNG.
 
-    A case in no suite stands for itself, with its name and its speedups.
+    A case outside all suites gets a row of its own.
 
     Args:
         document: measurements against at least one rival.
 
     Raises:
-        results.UnreadableError: there are no speedups in it.
+        results.UnreadableError: the document contains no speedups.
     """
     rows = [
         row for row in results.case_rows(document) if len(row.records) > 1 and "ours" in row.records
@@ -47,7 +48,7 @@ def draw(document: dict[str, Any]) -> bytes:
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     handles, labels = panels[0].get_legend_handles_labels()
-    # Few roles make a narrow figure.
+    # A single role makes a narrow figure.
     columns = len(labels) if len(roles) > 1 else 1
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     title = f"Speed relative to others, more is better ({_conditions(document)})"
@@ -61,7 +62,7 @@ def _draw_role(axes: Axes, places: Sequence[Sequence[Row]], rivals: Sequence[str
     axes.set_xscale("log")
     axes.axvline(1, color="0.3", linewidth=1)
     for number, rival in enumerate(rivals):
-        # The rivals of a suite stand below each other.
+        # Offset the rivals of a suite vertically.
         shift = (number - (len(rivals) - 1) / 2) * 0.32
         style: dict[str, Any] = {
             "color": _COLORS[rival],
@@ -78,9 +79,9 @@ def _draw_role(axes: Axes, places: Sequence[Sequence[Row]], rivals: Sequence[str
                 )
                 means.append((results.geometric_mean(ratios), y))
             if len(ratios) == 1:
-                # The axis alone would tell no more than the order of magnitude.
+                # The logarithmic axis alone shows only the order of magnitude.
                 axes.annotate(
-                    times(ratios[0]),
+                    format_ratio(ratios[0]),
                     (ratios[0], y),
                     (0, 7),
                     textcoords="offset points",

@@ -1,15 +1,16 @@
-"""Shows how far the measurements are: a bar on a terminal, plain lines elsewhere."""
+"""Progress of the measurements: a bar on a terminal, lines otherwise."""
 
 import sys
 from typing import Any, Self, TextIO
 
 
 class Progress:
-    """Is told of each measurement.
+    """Shows the progress of a number of measurements.
 
     Args:
-        total: how many there will be.
-        stream: where to write; the standard error stream by default, so that tables can be piped.
+        total: number of measurements.
+        stream: stream to write to; standard error by default, which leaves standard output to the
+            tables.
     """
 
     def __init__(self, total: int, stream: TextIO | None = None) -> None:
@@ -25,12 +26,12 @@ class Progress:
             self._bar.close()
 
     def start(self, name: str) -> None:
-        """Says what is being measured."""
+        """Shows the name of the current measurement."""
         if self._bar is not None:
             self._bar.set_postfix_str(name)
 
     def finish(self, line: str) -> None:
-        """Counts a measurement, and says what came out where there is no bar."""
+        """Counts a measurement; prints its result if there is no bar."""
         self._done += 1
         if self._bar is not None:
             self._bar.update()
@@ -45,7 +46,7 @@ def _bar(total: int, stream: TextIO) -> Any:
         from tqdm import tqdm
     except ImportError:
         stream.write(
-            "a line for each measurement instead of a bar: tqdm is missing; it comes with: "
+            "no progress bar, since tqdm is missing; install it with: "
             'pip install "grouped_conv_jax[train]"\n'
         )
         return None

@@ -1,4 +1,4 @@
-"""How PyTorch computes one role of one case: in either layout, each role on its own."""
+"""PyTorch as a contender: computes one role of a convolution, in either memory layout."""
 
 import importlib
 from typing import Any
@@ -6,23 +6,24 @@ from typing import Any
 import jax
 import numpy as np
 
+from grouped_conv_jax.benchmarks.cases import Case
 from grouped_conv_jax.benchmarks.contenders import Contender
-from grouped_conv_jax.benchmarks.suites import Case
 from grouped_conv_jax.operation._description import Role
 
 
 class TorchUnavailableError(RuntimeError):
-    """PyTorch cannot take part; the message says what mends it."""
+    """PyTorch is unavailable; the message gives the remedy."""
 
 
 class Torch:
     """PyTorch on the device that JAX uses.
 
     Args:
-        threads: how many it may use on a CPU.
+        threads: number of threads on a CPU.
 
     Raises:
-        TorchUnavailableError: it is not installed, or JAX runs on a GPU that PyTorch does not see.
+        TorchUnavailableError: PyTorch is not installed, or JAX runs on an accelerator that PyTorch
+            cannot use.
     """
 
     layouts = ("channels-first", "channels-last")
@@ -32,7 +33,7 @@ class Torch:
             self.module: Any = importlib.import_module("torch")
         except ImportError as error:
             raise TorchUnavailableError(
-                f"PyTorch is missing ({error}); it comes with: pip install torch"
+                f"PyTorch is missing ({error}); install it with: pip install torch"
             ) from error
         self.on_cpu = jax.default_backend() == "cpu"
         if not self.on_cpu and not self.module.cuda.is_available():
@@ -46,13 +47,13 @@ class Torch:
             self.module.set_num_threads(threads)
 
     def wait(self, result: Any) -> None:
-        """Waits until all that was started is done."""
+        """Waits until all queued work is done."""
         del result
         if not self.on_cpu:
             self.module.cuda.synchronize()
 
     def to_layout(self, tensor: Any, layout: str) -> Any:
-        """Brings a tensor ``(B, C, *image)`` to the device, in memory as the layout says."""
+        """Moves a tensor ``(B, C, *image)`` to the device, in the given memory layout."""
         if layout == "channels-first":
             return tensor.to(self.device).contiguous()
         formats = {4: self.module.channels_last, 5: self.module.channels_last_3d}
@@ -61,15 +62,15 @@ class Torch:
     def prepare(
         self, case: Case, role: Role, operands: tuple[np.ndarray, np.ndarray], layout: str
     ) -> Contender:
-        """Sets up one role in one layout; the arguments are as in :func:`prepare_jax`."""
+        """Prepares one role in one layout; the arguments are as for :func:`prepare_jax`."""
         torch = self.module
-        # PyTorch has no channels-last layout for a single spatial axis: it becomes a row.
+        # PyTorch has no channels-last layout for one spatial axis, so prepend an axis of size 1.
         row = (1,) * (len(case.image) == 1)
         arrays = {
             kind: self.to_layout(self._to_torch(kind, operand, row), layout)
             for kind, operand in zip(role.operands, operands, strict=True)
         }
-        # What the gradient in an operand looks like, PyTorch reads from the operand.
+        # PyTorch takes the shape and layout of a gradient from the operand.
         arrays[role] = self.to_layout(
             self._to_torch(role, np.zeros(case.shape(role), operands[0].dtype), row), layout
         )
@@ -77,7 +78,7 @@ class Torch:
         ones, zeros = [1] * len(row), [0] * len(row)
         padding, widths = [before for before, _ in case.padding], []
         if any(before != after for before, after in case.padding):
-            # PyTorch pads both sides alike, and its users pad by themselves where that won't do.
+            # PyTorch's convolutions pad symmetrically only; pad explicitly, as its users do.
             padding = [0] * len(padding)
             widths = [width for sides in reversed(case.padding) for width in sides]
         crop = [
@@ -119,7 +120,7 @@ class Torch:
         )
 
     def _to_torch(self, kind: Role, array: np.ndarray, row: tuple[int, ...]) -> Any:
-        """``(B, *image, C)`` to ``(B, C, *image)``, ``(*filter, C, F)`` to ``(F, C, *filter)``."""
+        """Moves axes: images to ``(B, C, *image)``, filters to ``(F, C, *filter)``."""
         wide = array.astype(np.float32)
         if kind == Role.FILTER_GRADIENT:
             moved = np.moveaxis(wide, (-1, -2), (0, 1))

@@ -1,7 +1,7 @@
-"""Grouped convolution in float64, a group and a filter tap at a time, in NumPy alone.
+"""Reference for grouped convolutions: a NumPy loop over groups and filter taps, in float64.
 
-lax takes seconds for some filter gradients in float64; this takes a moment, and shares no code with
-what it checks.
+It shares no code with the implementations that it checks, and is faster than lax, which takes
+seconds for some filter gradients in float64.
 """
 
 import itertools
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from grouped_conv_jax.benchmarks.suites import Case
+from grouped_conv_jax.benchmarks.cases import Case
 from grouped_conv_jax.operation._description import Role
 
 Array = NDArray[np.float64]
@@ -20,14 +20,14 @@ def compute(case: Case, role: Role, lhs: Array, rhs: Array) -> Array:
     """Computes ``role`` from its operands, in canonical order."""
     operands = dict(zip(role.operands, (lhs, rhs), strict=True))
     operands[role] = np.empty(case.shape(role))
-    # NumPy works without Python's lock, so groups share the cores.
+    # NumPy releases the GIL, so the groups run in parallel.
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda g: _compute_group(case, role, operands, g), range(case.groups)))
     return operands[role]
 
 
 def _compute_group(case: Case, role: Role, operands: dict[Role, Array], group: int) -> None:
-    """Fills in the part of ``operands[role]`` that belongs to one group."""
+    """Computes the part of ``operands[role]`` that belongs to one group."""
     width, height = case.channels // case.groups, case.filters // case.groups
     inputs = slice(group * width, (group + 1) * width)
     outputs = slice(group * height, (group + 1) * height)
@@ -60,11 +60,11 @@ def _compute_group(case: Case, role: Role, operands: dict[Role, Array], group: i
 
 
 def _window(case: Case, tap: tuple[int, ...]) -> tuple[slice, ...]:
-    """The pixels of the padded image that one tap of the filter meets."""
+    """Returns the slices of the padded image that one filter tap reads."""
     axes = zip(tap, case.dilation, case.stride, case.convolution.outputs, strict=True)
     return tuple(slice(i * d, i * d + (n - 1) * s + 1, s) for i, d, s, n in axes)
 
 
 def _product(pixels: Array, matrix: Array) -> Array:
-    """Matrix product over the channels; over a single one a plain product, which is faster."""
+    """Multiplies over the channels; a single channel needs only a faster elementwise product."""
     return pixels * matrix[0] if len(matrix) == 1 else pixels @ matrix

@@ -1,4 +1,4 @@
-"""Shows measurements as tables: on the terminal case by case, for the README in summary."""
+"""Reports of measurements: every case as text for terminals, summaries in Markdown."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,27 +6,33 @@ from typing import Any
 from grouped_conv_jax.benchmarks import results
 from grouped_conv_jax.benchmarks.results import Row
 from grouped_conv_jax.benchmarks.suites import SUITES
+from grouped_conv_jax.benchmarks.tables import (
+    NOTHING,
+    Table,
+    align,
+    format_number,
+    format_percentage,
+    format_ratio,
+    format_role,
+    markdown,
+)
 
 NAMES = {"lax": "lax", "torch": "PyTorch"}
 _NETWORK_NAMES = {"mobilenet-v2": "MobileNetV2", "resnext-50": "ResNeXt-50"}
 _API_NAMES = {"linen": "Linen", "nnx": "NNX"}
-_NOTHING = "-"
-TIMES = "\u00d7"
-
-Table = list[list[str]]
 
 
 def to_text(document: dict[str, Any]) -> str:
-    """The conditions, every measurement, then the summary, then what failed."""
+    """Returns the conditions, every measurement, the summary and the failures as text."""
     parts = [_conditions(document, 1)]
     if document["machine"].get("estimated"):
-        parts.append(_align(_estimate_table(document)))
+        parts.append(align(_estimate_table(document)))
     elif document["measurements"]:
-        parts.append(_align(_case_table(document)))
+        parts.append(align(_case_table(document)))
     if document["networks"] and not document["machine"].get("estimated"):
-        parts.append(_align(_network_table(document)))
+        parts.append(align(_network_table(document)))
     if results.rivals(document):
-        parts.append(_align(_summary_table(document, [])))
+        parts.append(align(_summary_table(document, [])))
     failed = results.failures(document)
     if failed:
         parts.append("\n".join(["failed:", *map(_describe_failure, failed)]))
@@ -34,21 +40,21 @@ def to_text(document: dict[str, Any]) -> str:
 
 
 def to_markdown(documents: Sequence[dict[str, Any]]) -> str:
-    """The summary and the suites, for the README.
+    """Returns the summary and a table of the suites in Markdown.
 
     Args:
-        documents: one or more runs; the figures are those of the median, and each run's own stand
-            beside them.
+        documents: one or more runs. The figures of several runs are medians, followed by those of
+            each run.
 
     Raises:
-        results.UnreadableError: the runs do not belong together.
+        results.UnreadableError: the runs have different machines, versions or settings.
     """
     combined = results.combine(documents)
     runs = documents if len(documents) > 1 else []
     parts = [_conditions(combined, len(documents))]
-    parts.append(_markdown(_summary_table(combined, runs)))
+    parts.append(markdown(_summary_table(combined, runs)))
     if results.case_rows(combined):
-        parts.append(_markdown(_suite_table(combined)))
+        parts.append(markdown(_suite_table(combined)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -75,12 +81,12 @@ def _conditions(document: dict[str, Any], runs: int) -> str:
 
 
 def _summary_table(document: dict[str, Any], runs: Sequence[dict[str, Any]]) -> Table:
-    """Geometric means by role, the worst case, and the networks, against each rival."""
+    """Tabulates geometric means by role, the worst case and the networks, against each rival."""
     rivals = results.rivals(document)
     rows = results.case_rows(document)
     table = [["", *(f"against {NAMES[rival]}" for rival in rivals)]]
     for role in _in_order(row.role for row in rows):
-        name = f"{words(role)}, geometric mean of {sum(row.role == role for row in rows)}"
+        name = f"{format_role(role)}, geometric mean of {sum(row.role == role for row in rows)}"
         table.append([name, *(_over_runs(document, runs, _mean, role, r) for r in rivals)])
     if rows:
         table.append(["worst single case", *(_worst(rows, rival) for rival in rivals)])
@@ -99,51 +105,55 @@ def _over_runs(
     figure: Callable[[dict[str, Any], Any, str], float | None],
     *which: Any,
 ) -> str:
-    """A figure of all runs together, and of each."""
-    together = times(figure(document, *which))
-    each = ", ".join(times(figure(run, *which)) for run in runs)
+    """Formats a figure of the combined runs, followed by that of each run."""
+    together = format_ratio(figure(document, *which))
+    each = ", ".join(format_ratio(figure(run, *which)) for run in runs)
     return f"{together} ({each})" if runs else together
 
 
 def _step(document: dict[str, Any], which: tuple[str, str, str | None], rival: str) -> float | None:
-    """How many times faster a training step is: of a network, in one variant, with some pages."""
+    """Returns the speedup of a training step, selected by network, variant and pages."""
     rows = {(row.name, row.role, row.pages): row for row in results.network_rows(document)}
     return rows[which].speedup(rival) if which in rows else None
 
 
 def _worst(rows: Sequence[Row], rival: str) -> str:
     if not results.speedups(rows, rival):
-        return _NOTHING
+        return NOTHING
     row = results.worst(rows, rival)
-    return f"{times(row.speedup(rival))} ({row.name}, {words(row.role)})"
+    return f"{format_ratio(row.speedup(rival))} ({row.name}, {format_role(row.role)})"
 
 
 def _mean(document: dict[str, Any], role: str, rival: str) -> float | None:
-    """How many times faster a role is, over all convolutions."""
+    """Returns the geometric mean of a role's speedups."""
     rows = [row for row in results.case_rows(document) if row.role == role]
     ratios = results.speedups(rows, rival)
     return results.geometric_mean(ratios) if ratios else None
 
 
 def _suite_table(document: dict[str, Any]) -> Table:
-    """A suite, or a case in none, a row: the geometric mean of each role, against each rival."""
+    """Tabulates geometric means by suite, or by case outside all suites, role and rival."""
     rows = results.case_rows(document)
     rivals = results.rivals(document)
     roles = _in_order(row.role for row in rows)
     columns = [(role, rival) for role in roles for rival in rivals]
-    header = ["suite", "cases", *(f"{words(role)} / {NAMES[rival]}" for role, rival in columns)]
+    header = [
+        "suite",
+        "cases",
+        *(f"{format_role(role)} / {NAMES[rival]}" for role, rival in columns),
+    ]
     table = [header]
     for name, members in groups(rows).items():
         cells = []
         for role, rival in columns:
             ratios = results.speedups([row for row in members if row.role == role], rival)
-            cells.append(times(results.geometric_mean(ratios) if ratios else None))
+            cells.append(format_ratio(results.geometric_mean(ratios) if ratios else None))
         table.append([name, str(len({row.name for row in members})), *cells])
     return table
 
 
 def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each suite, in order, then those of each case that is in none, by its name."""
+    """Groups rows by suite, then those outside all suites by the name of the case."""
     found = {suite: [row for row in rows if suite in row.suites] for suite in SUITES}
     for row in rows:
         if not row.suites:
@@ -165,22 +175,22 @@ def _case_table(document: dict[str, Any]) -> Table:
         own = row.records.get("ours", {})
         table.append(
             [
-                *(row.name, words(row.role)),
+                *(row.name, format_role(row.role)),
                 *_time_cells(row, rivals, threads),
-                _number(own, "gflops"),
-                _share(own, "peak_share"),
-                _number(own, "gigabytes_per_second"),
-                _share(own, "roofline_share"),
-                _number(own, "page_faults"),
-                _number(own, "system_milliseconds"),
-                own.get("variant", _NOTHING),
+                format_number(own, "gflops"),
+                format_percentage(own, "peak_share"),
+                format_number(own, "gigabytes_per_second"),
+                format_percentage(own, "roofline_share"),
+                format_number(own, "page_faults"),
+                format_number(own, "system_milliseconds"),
+                own.get("variant", NOTHING),
             ]
         )
     return table
 
 
 def _estimate_table(document: dict[str, Any]) -> Table:
-    """What the compiler says of each convolution and network: cycles, and what else it costs."""
+    """Tabulates the compiler's estimates for each convolution and network."""
     names = ("ours", *results.rivals(document))
     figures = {
         "cycles": "estimated_cycles",
@@ -194,10 +204,10 @@ def _estimate_table(document: dict[str, Any]) -> Table:
     table = [[*header, *(f"x {_name(rival)}" for rival in names[1:]), "by"]]
     for row in (*results.case_rows(document), *results.network_rows(document)):
         records = {name: row.records.get(name, {}) for name in names}
-        cells = [_number(records[name], figures[label]) for name, label in columns]
-        ratios = [times(row.speedup(rival)) for rival in names[1:]]
-        variant = records["ours"].get("variant", _NOTHING)
-        table.append([row.name, words(row.role), *cells, *ratios, variant])
+        cells = [format_number(records[name], figures[label]) for name, label in columns]
+        ratios = [format_ratio(row.speedup(rival)) for rival in names[1:]]
+        variant = records["ours"].get("variant", NOTHING)
+        table.append([row.name, format_role(row.role), *cells, *ratios, variant])
     return table
 
 
@@ -210,10 +220,10 @@ def _network_table(document: dict[str, Any]) -> Table:
         records = [row.records.get(name, {}) for name in names]
         table.append(
             [
-                *(row.name, row.role, row.pages or _NOTHING),
+                *(row.name, row.role, row.pages or NOTHING),
                 *_time_cells(row, rivals, threads),
                 *(
-                    _number(record, cost)
+                    format_number(record, cost)
                     for record in records
                     for cost in ("page_faults", "system_milliseconds")
                 ),
@@ -231,13 +241,13 @@ def _time_headers(rivals: Sequence[str], threads: bool) -> list[str]:
 
 
 def _time_cells(row: Row, rivals: Sequence[str], threads: bool) -> list[str]:
-    cells = [_number(row.records.get(name, {}), "milliseconds") for name in ("ours", *rivals)]
-    cells += [times(row.speedup(rival)) for rival in rivals]
+    cells = [format_number(row.records.get(name, {}), "milliseconds") for name in ("ours", *rivals)]
+    cells += [format_ratio(row.speedup(rival)) for rival in rivals]
     if threads:
         own = row.records.get("ours", {})
         alone = own.get("one_thread_milliseconds")
-        cells.append(_number(own, "one_thread_milliseconds"))
-        cells.append(times(alone and alone / own["milliseconds"]))
+        cells.append(format_number(own, "one_thread_milliseconds"))
+        cells.append(format_ratio(alone and alone / own["milliseconds"]))
     return cells
 
 
@@ -250,7 +260,7 @@ def _name(contender: str) -> str:
 
 
 def describe(records: Sequence[dict[str, Any]]) -> str:
-    """One line about one measurement: how long each contender took."""
+    """Returns one line with the time of each contender in one measurement."""
     parts = []
     for record in records:
         name = record["contender"]
@@ -260,11 +270,11 @@ def describe(records: Sequence[dict[str, Any]]) -> str:
             if "estimated_cycles" in record
             else ("ms", "milliseconds")
         )
-        took = record.get("failure") or f"{_number(record, figure)} {unit}"
+        took = record.get("failure") or f"{format_number(record, figure)} {unit}"
         parts.append(f"{label} {took}")
     first = records[0]
     subject = (
-        f"{first['case']}, {words(first['role'])}"
+        f"{first['case']}, {format_role(first['role'])}"
         if "case" in first
         else f"{first['network']}, training step"
     )
@@ -273,59 +283,12 @@ def describe(records: Sequence[dict[str, Any]]) -> str:
 
 def _describe_failure(record: dict[str, Any]) -> str:
     subject = (
-        f"{record['case']}, {words(record['role'])}" if "case" in record else record["network"]
+        f"{record['case']}, {format_role(record['role'])}"
+        if "case" in record
+        else record["network"]
     )
     return f"  {record['contender']} {record['variant'] or ''} at {subject}: {record['failure']}"
 
 
 def _in_order(names: Any) -> list[str]:
     return list(dict.fromkeys(names))
-
-
-def words(name: str) -> str:
-    """A role or the like, as one reads it."""
-    return name.lower().replace("_", " ")
-
-
-def times(ratio: float | None) -> str:
-    """A ratio, as one reads it."""
-    if ratio is None:
-        return _NOTHING
-    return (f"{ratio:.2f}" if 0.1 <= ratio < 10 else _digits(ratio)) + TIMES
-
-
-def _number(record: dict[str, Any], figure: str) -> str:
-    number = record.get(figure)
-    return _NOTHING if number is None else _digits(number)
-
-
-def _share(record: dict[str, Any], figure: str) -> str:
-    share = record.get(figure)
-    return _NOTHING if share is None else f"{share:.0%}"
-
-
-def _digits(number: float) -> str:
-    """Three digits, without an exponent."""
-    return f"{number:.0f}" if number >= 100 else f"{number:#.3g}".rstrip(".")
-
-
-def _align(table: Table) -> str:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = []
-    for row in table:
-        first, *rest = (
-            cell.rjust(width) if _is_number(cell) else cell.ljust(width)
-            for cell, width in zip(row, widths, strict=True)
-        )
-        lines.append("  ".join([first, *rest]).rstrip())
-    return "\n".join(lines)
-
-
-def _is_number(cell: str) -> bool:
-    return cell == _NOTHING or (cell[:1].isdigit() and not cell.strip(f"{TIMES}%.0123456789"))
-
-
-def _markdown(table: Table) -> str:
-    header, *rows = table
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""What is kept of measurements, and the ratios that follow from it."""
+"""Storage of measurements, and the speedups that follow from them."""
 
 import dataclasses
 import json
@@ -9,13 +9,13 @@ from typing import Any
 
 FORMAT = 1
 _KEYS = ("versions", "machine", "settings", "roofline", "measurements", "networks")
-# What two runs must have in common for their figures to be put together.
+# The fields in which runs must agree to be combined.
 _SAME_MACHINE = (
     *("platform", "device", "estimated", "processor", "cores"),
     *("glibc_tunables", "allocator", "pages"),
 )
 _SAME_SETTINGS = ("dtype", "implementation")
-# Of which several runs have a median.
+# The fields that are combined by their median.
 _FIGURES = (
     *("milliseconds", "one_thread_milliseconds", "page_faults", "system_milliseconds"),
     *("gflops", "gigabytes_per_second", "peak_share", "roofline_share"),
@@ -23,19 +23,19 @@ _FIGURES = (
 
 
 class UnreadableError(ValueError):
-    """A file does not hold what :func:`to_json` wrote, or files do not belong together."""
+    """A file was not written by :func:`to_json`, or files cannot be combined."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One thing that was measured, and how long each contender took for it.
+    """The records of one measurement, by contender.
 
     Attributes:
-        name: the convolution, or the network.
-        suites: those that hold it.
-        role: the role, or the variant of the network: Flax's interface, and what is added to it.
-        records: the record of each contender that did it, in PyTorch's case of the faster layout.
-        pages: ``huge`` or ``small`` for a network that was measured with such pages.
+        name: name of the convolution or network.
+        suites: the suites that contain the convolution.
+        role: the role, or Flax's API for a network.
+        records: the record of each successful contender; for PyTorch, of the faster layout.
+        pages: ``huge`` or ``small`` for a network, if known.
     """
 
     name: str
@@ -45,19 +45,19 @@ class Row:
     pages: str | None = None
 
     def speedup(self, against: str) -> float | None:
-        """How many times faster than a contender this package is, or is estimated to be."""
+        """Returns the measured or estimated speedup of this package over a contender."""
         if "ours" not in self.records or against not in self.records:
             return None
         return float(cost(self.records[against]) / cost(self.records["ours"]))
 
 
 def cost(record: dict[str, Any]) -> float:
-    """How long it took; where that is not measured, how many cycles the compiler estimates."""
+    """Returns the milliseconds of a record, or the compiler's estimated cycles."""
     return float(record["milliseconds" if "milliseconds" in record else "estimated_cycles"])
 
 
 def to_json(document: dict[str, Any]) -> str:
-    """Writes a document, a record a line."""
+    """Serializes a document, with one record per line."""
     lines = [f'  "format": {FORMAT}']
     for key in _KEYS:
         value = document[key]
@@ -70,15 +70,15 @@ def to_json(document: dict[str, Any]) -> str:
 
 
 def from_json(text: str) -> dict[str, Any]:
-    """Reads what :func:`to_json` wrote.
+    """Inverts :func:`to_json`.
 
     Raises:
-        UnreadableError: it is something else.
+        UnreadableError: ``text`` was not written by :func:`to_json`.
     """
     try:
         document = json.loads(text)
     except ValueError as error:
-        raise UnreadableError(f"it is no JSON: {error}") from error
+        raise UnreadableError(f"it is not JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UnreadableError(f"it is not what `bench --json` writes in format {FORMAT}")
     missing = [key for key in _KEYS if key not in document]
@@ -88,10 +88,10 @@ def from_json(text: str) -> dict[str, Any]:
 
 
 def combine(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Puts runs together: of what several of them measured, the median.
+    """Combines runs; the figures of a repeated measurement become their median.
 
     Raises:
-        UnreadableError: they are of different machines, versions or settings.
+        UnreadableError: the runs have different machines, versions or settings.
     """
     first, *others = documents
     for other in others:
@@ -114,13 +114,13 @@ def combine(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def identity(record: dict[str, Any]) -> tuple[Any, ...]:
-    """What two records of the same measurement have in common."""
+    """Returns a key that identifies the measurement of a record across runs."""
     names = ("case", "network", "role", "dtype", "contender", "variant", "batch", "image_size")
     return tuple(record.get(name) for name in (*names, "pages"))
 
 
 def _median_record(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """The record with the median of every rate and time; a failure in one run is a failure."""
+    """Combines records by the median of each figure; a failure in one run prevails."""
     failed = [record for record in records if "failure" in record]
     if failed or len(records) == 1:
         return (failed or records)[0]
@@ -134,12 +134,12 @@ def _median_record(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def case_rows(document: dict[str, Any]) -> list[Row]:
-    """A row for each role of each convolution."""
+    """Returns one row per role of each convolution."""
     return _rows((r["case"], tuple(r["suites"]), r["role"], r) for r in document["measurements"])
 
 
 def network_rows(document: dict[str, Any]) -> list[Row]:
-    """A row for each network in each of Flax's interfaces, with each kind of pages."""
+    """Returns one row per network, Flax API and kind of pages."""
     records = document["networks"]
     rows = []
     for record in records:
@@ -172,28 +172,28 @@ def _rows(records: Iterable[tuple[str, tuple[str, ...], str, dict[str, Any]]]) -
 
 
 def speedups(rows: Iterable[Row], against: str) -> list[float]:
-    """The speedups of the rows that have one."""
+    """Returns the speedups of the rows that have one."""
     return [ratio for row in rows if (ratio := row.speedup(against)) is not None]
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
-    """The mean of ratios."""
+    """Returns the geometric mean of ratios."""
     return math.exp(statistics.fmean(map(math.log, ratios)))
 
 
 def worst(rows: Iterable[Row], against: str) -> Row:
-    """The row with the smallest speedup."""
+    """Returns the row with the smallest speedup."""
     measured = [row for row in rows if row.speedup(against) is not None]
     return min(measured, key=lambda row: row.speedup(against) or 0.0)
 
 
 def rivals(document: dict[str, Any]) -> list[str]:
-    """The contenders besides this package, in order."""
+    """Returns the contenders besides this package, in order."""
     return list(document["settings"]["against"])
 
 
 def failures(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records of contenders that failed."""
+    """Returns the records of failed contenders."""
     return [
         record
         for part in ("measurements", "networks")

@@ -1,15 +1,16 @@
-"""One run: everything that was asked for, one measurement after the other."""
+"""A benchmark run over convolutions and networks."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from grouped_conv_jax.benchmarks import harness, machine, report, training
+from grouped_conv_jax.benchmarks.cases import BATCH, Case
 from grouped_conv_jax.benchmarks.harness import Harness, Settings
 from grouped_conv_jax.benchmarks.networks import IMAGE_SIZE
 from grouped_conv_jax.benchmarks.progress import Progress
 from grouped_conv_jax.benchmarks.pytorch import Torch
-from grouped_conv_jax.benchmarks.suites import BATCH, Case
+from grouped_conv_jax.benchmarks.tables import format_role
 
 
 def measure(
@@ -20,20 +21,20 @@ def measure(
     batch: int | None = None,
     image_size: int = IMAGE_SIZE,
 ) -> dict[str, Any]:
-    """Measures cases and networks, and shows how far it is.
+    """Measures convolutions and networks, and shows the progress.
 
     Args:
-        cases: the convolutions, and the suites that hold each.
-        networks: names of whole networks, for a training step of each.
+        cases: the convolutions, each with the suites that contain it.
+        networks: names of networks whose training steps to measure.
         settings: how to measure.
-        batch: number of images for the networks, or ``None`` for the suites' own.
-        image_size: of the networks' images.
+        batch: number of images for the networks, or ``None`` for the default of the suites.
+        image_size: height and width of the networks' images.
 
     Returns:
         A document for :mod:`grouped_conv_jax.benchmarks.results`.
 
     Raises:
-        TorchUnavailableError: PyTorch is to take part and cannot.
+        TorchUnavailableError: PyTorch is a contender but unavailable.
     """
     torch = Torch(machine.cores()) if "torch" in settings.against else None
     document: dict[str, Any] = {
@@ -46,11 +47,11 @@ def measure(
         "networks": [],
     }
     tasks = harness.tasks(cases, settings)
-    one_by_one = Harness(settings, document["roofline"], torch)
+    convolutions = Harness(settings, document["roofline"], torch)
     with Progress(len(tasks) + len(networks)) as progress:
         for task in tasks:
-            progress.start(f"{task.case}, {report.words(task.role.name)}")
-            records = one_by_one.measure(task)
+            progress.start(f"{task.case}, {format_role(task.role.name)}")
+            records = convolutions.measure(task)
             document["measurements"] += records
             progress.finish(report.describe(records))
         for name in networks:

@@ -1,4 +1,4 @@
-"""Times contenders in alternating blocks, so that what disturbs the machine disturbs them alike."""
+"""Times contenders in alternating blocks, so that disturbances affect all of them equally."""
 
 import time
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ import numpy as np
 
 from grouped_conv_jax.benchmarks.contenders import Contender
 
-# PyTorch's threads look for work for 9 ms after a call, on the cores that the next one needs.
+# Pause between contenders: PyTorch's threads spin for 9 ms after a call and occupy the cores.
 _PAUSE_SECONDS = 0.02
 _WARM_UP_CALLS = 2
-# What one measurement of a device's queue takes, and how many calls wait in it at most.
+# Duration and largest number of calls of one measurement on a device with a queue.
 _QUEUE_SECONDS = 0.02
 _LONGEST_QUEUE = 100
-# Of contenders that take longer, what the very first call sets up is a small part.
+# The setup in the first call is negligible for contenders that take longer than this.
 _LONG_SECONDS = 15.0
 
 
 class Ready(NamedTuple):
-    """A contender that may be timed, with its record and about how long a call takes."""
+    """A contender to time, with its record and the approximate seconds per call."""
 
     record: dict[str, Any]
     contender: Contender
@@ -30,10 +30,10 @@ class Block(NamedTuple):
     """Back-to-back calls of one contender.
 
     Attributes:
-        times: seconds of a call; on a device with a queue, one figure for several calls.
-        calls: how many there were.
-        page_faults: of the whole process in the meantime, or ``None`` where it is not known.
-        system_seconds: that the process spent in the system, likewise.
+        times: seconds of each call; on a device with a queue, averages over several calls.
+        calls: number of calls.
+        page_faults: page faults of the process during the block, or ``None`` if unknown.
+        system_seconds: system time of the process during the block, or ``None`` if unknown.
     """
 
     times: list[float]
@@ -43,21 +43,21 @@ class Block(NamedTuple):
 
 
 def first_calls(contender: Contender) -> tuple[Any, float]:
-    """Warms a contender up; returns its result and about how long a call takes."""
+    """Warms up a contender; returns its result and the approximate seconds per call."""
     result, seconds = _call(contender)
     if seconds < _LONG_SECONDS:
-        # The very first call also sets things up.
+        # Exclude the setup in the first call.
         _, seconds = _call(contender)
     return result, seconds
 
 
 def take_blocks(ready: Sequence[Ready], rounds: int, seconds: float) -> None:
-    """Times all contenders and adds what came out to the record of each.
+    """Times the contenders and adds the results to their records.
 
     Args:
-        ready: what to time.
-        rounds: how many blocks each has.
-        seconds: of a block; a contender whose call takes longer has one call in it.
+        ready: the contenders.
+        rounds: number of blocks per contender.
+        seconds: duration of a block; a block has at least one call.
     """
     blocks: list[list[Block]] = [[] for _ in ready]
     for _ in range(rounds):
@@ -87,7 +87,7 @@ def _take_block(ready: Ready, seconds: float) -> Block:
 
 
 def _summary(blocks: Sequence[Block]) -> dict[str, Any]:
-    """The lower quartile of all calls and of each block, and what a call costs in the system."""
+    """Returns the lower quartile of all calls and of each block, and page faults per call."""
     calls = sum(block.calls for block in blocks)
     faults = [block.page_faults for block in blocks if block.page_faults is not None]
     system = [block.system_seconds for block in blocks if block.system_seconds is not None]
@@ -104,7 +104,7 @@ def _lower_quartile(seconds: Sequence[float]) -> float:
 
 
 def _call(contender: Contender, count: int = 1) -> tuple[Any, float]:
-    """The last of some results, and the seconds of a call."""
+    """Calls a contender repeatedly; returns the last result and the seconds per call."""
     start = time.perf_counter()
     for _ in range(count):
         result = contender.run()
@@ -113,7 +113,7 @@ def _call(contender: Contender, count: int = 1) -> tuple[Any, float]:
 
 
 def _usage() -> tuple[int, float] | None:
-    """Page faults and seconds in the system of this process so far; ``None`` on Windows."""
+    """Returns the page faults and system seconds of this process so far; ``None`` on Windows."""
     try:
         import resource
     except ImportError:
@@ -123,11 +123,11 @@ def _usage() -> tuple[int, float] | None:
 
 
 def rounded(number: float) -> float:
-    """Four digits, which is more than a measurement has."""
+    """Rounds a measured number to four significant digits."""
     return float(f"{number:.4g}")
 
 
 def describe(error: Exception) -> str:
-    """The kind of an error and the first line of its message."""
+    """Returns the type of an error and the first line of its message."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

@@ -1,4 +1,4 @@
-"""Measures training steps of whole networks, with this package and without."""
+"""Measures training steps of whole networks, with and without this package."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -19,31 +19,30 @@ from grouped_conv_jax.benchmarks.timing import Ready
 from grouped_conv_jax.operation._drop_in import conv_general_dilated
 
 _APIS: dict[str, ModuleType] = {"linen": network_linen, "nnx": network_nnx}
-# Whose convolutions.
 CONVOLUTIONS: dict[str, Callable[..., jax.Array]] = {
     "ours": conv_general_dilated,
     "lax": jax.lax.conv_general_dilated,
 }
-# Rounding errors grow on their way through fifty layers, but a wrong gradient is off by all of it.
+# Of gradients, relative to lax's: above rounding errors after fifty layers, below a wrong gradient.
 _LARGEST_DIFFERENCE = 0.1
 
 
 def measure(
     name: str, settings: Settings, torch: Torch | None, batch: int, image_size: int
 ) -> list[dict[str, Any]]:
-    """Measures one training step of a network: forward and backward pass and the update.
+    """Measures one training step of a network: forward pass, backward pass and update.
 
-    The gradients of this package are compared with lax's, where that takes part.
+    Compares the gradients of this package with those of lax, if lax is a contender.
 
     Args:
-        name: of the network.
-        settings: how to measure; roles, dtype and implementation do not matter here.
-        torch: PyTorch, where it takes part.
+        name: name of the network.
+        settings: how to measure; roles, dtype and implementation are ignored.
+        torch: PyTorch, if it is a contender.
         batch: number of images.
-        image_size: their height and width.
+        image_size: height and width of the images.
 
     Returns:
-        A record for each contender.
+        One record per contender.
     """
     random = np.random.default_rng(0)
     images = random.standard_normal((batch, image_size, image_size, 3), np.float32)
@@ -55,7 +54,7 @@ def measure(
         record: dict[str, Any] = {"network": name, "contender": kind, "variant": variant}
         record |= {"batch": batch, "image_size": image_size}
         records.append(record)
-        # Whatever a contender raises is what is to be known about it.
+        # Record any error of a contender, so that the others are still measured.
         try:
             contender = prepare()
             result, seconds = timing.first_calls(contender)
@@ -67,7 +66,7 @@ def measure(
         if kind == "ours":
             own.append((record, _gradient(result)))
         elif kind == "lax":
-            # Those before it are of the same interface.
+            # Ours precedes lax for the same Flax API.
             while own:
                 _compare(*own.pop(), _gradient(result))
     timing.take_blocks(ready, settings.rounds, settings.seconds)
@@ -81,7 +80,7 @@ def _candidates(
     images: np.ndarray,
     labels: np.ndarray,
 ) -> Iterator[tuple[str, str, Callable[[], Contender]]]:
-    """Name and variant of each contender, and what prepares it; lax after ours."""
+    """Yields name, variant and preparing function of each contender; lax follows ours."""
     for api in _APIS:
         for kind, convolve in CONVOLUTIONS.items():
             if kind in ("ours", *settings.against):
@@ -101,13 +100,13 @@ def _prepare(
     images: np.ndarray,
     labels: np.ndarray,
 ) -> Contender:
-    pictures, answers = jax.device_put((images, labels))
-    step, state = _APIS[api].training_step(network, convolve, pictures)
-    compiled, details = compile_jax(step, state, pictures, answers)
+    x, y = jax.device_put((images, labels))
+    step, state = _APIS[api].training_step(network, convolve, x)
+    compiled, details = compile_jax(step, state, x, y)
     return Contender(
         kind,
         api,
-        lambda: compiled(state, pictures, answers),
+        lambda: compiled(state, x, y),
         jax.block_until_ready,
         jax.default_backend() != "cpu",
         details,
@@ -115,16 +114,16 @@ def _prepare(
 
 
 def _gradient(result: Any) -> Any:
-    """The gradient: what momentum starts from."""
+    """Returns the gradient, which equals the momentum after the first step."""
     (_, _, moments), _ = result
     return moments
 
 
 def _compare(record: dict[str, Any], gradient: Any, expected: Any) -> None:
-    """Records the norm of the difference over the norm of what is expected."""
+    """Records the relative norm of the difference from the expected gradient."""
     (ours, _), (theirs, _) = ravel_pytree(gradient), ravel_pytree(expected)
     ratio = float(jnp.linalg.norm(ours - theirs) / jnp.linalg.norm(theirs))
     record["gradient_difference"] = timing.rounded(ratio)
-    # This refuses NaN too.
+    # NaN fails this comparison too.
     if not ratio <= _LARGEST_DIFFERENCE:
         record["failure"] = f"wrong: the gradient differs from lax's by {ratio:.1e} of its norm"

@@ -1,7 +1,7 @@
 """The command ``grouped-conv-jax`` and its subcommands.
 
-A subcommand is a module with ``SUMMARY``, ``add_arguments(parser)`` and ``run(arguments) -> int``.
-Nothing heavy is imported before ``run``.
+A subcommand is a module with ``SUMMARY``, ``DESCRIPTION``, ``EPILOG``, ``add_arguments(parser)``
+and ``run(arguments) -> int``. It imports expensive modules only in ``run``.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from grouped_conv_jax.commands._program import PROGRAM
 __all__ = ["main"]
 
 _COMMANDS = ("train", "predict", "bench")
-# What shells report for a process that SIGPIPE ended.
+# The exit status that shells report after SIGPIPE.
 _BROKEN_PIPE = 141
 
 
@@ -27,19 +27,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
 
     Args:
-        argv: what follows the program's name; ``None`` takes it from ``sys.argv``, and may start
-            the process again with huge pages.
+        argv: the arguments after the program's name; ``None`` takes them from ``sys.argv`` and may
+            restart the process with huge pages.
 
     Returns:
         The exit status: 0, 2 for invalid arguments or data, 1 for other failures, 130 after Ctrl-C,
-        141 if nobody reads the output any more.
+        141 if the reader of the output closed the pipe.
 
     Raises:
-        SystemExit: by ``argparse``, after ``--help`` and for arguments that it refuses.
+        SystemExit: raised by ``argparse`` after ``--help`` and for invalid arguments.
     """
     if argv is None:
-        _huge_pages.start_again(_COMMANDS)
-    # Only now, since they import JAX.
+        _huge_pages.restart(_COMMANDS)
+    # Import the subcommands, and with them JAX, after the restart.
     commands = {name: importlib.import_module(f"{__name__}.{name}") for name in _COMMANDS}
     arguments = _parser(commands).parse_args(argv)
     try:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(end="", flush=True)
         return status
     except BrokenPipeError:
-        # `... | head` is no failure. The interpreter flushes once more when it ends.
+        # A closed pipe, as in `... | head`, is not an error; the interpreter flushes on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
     except CommandError as error:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser(commands: dict[str, ModuleType]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Grouped convolution for JAX and Flax, at work.",
+        description="Train, apply and benchmark networks with grouped convolutions.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

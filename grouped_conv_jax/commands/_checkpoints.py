@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: whole, or not there at all."""
+"""Checkpoints of a training run, written atomically."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +17,14 @@ Row = dict[str, float]
 
 
 class Snapshot(NamedTuple):
-    """Where a run stands.
+    """The progress of a run.
 
     Attributes:
-        state: what the next step starts from.
-        best: parameters and batch statistics after the best epoch; those of the start before the
-            first.
-        history: a row of metrics for each complete epoch.
-        step: how many steps the epoch after those has had.
+        state: the state from which the next step starts.
+        best: parameters and batch statistics after the best epoch; the initial ones before the
+            first epoch ends.
+        history: one row of metrics per completed epoch.
+        step: number of completed steps in the current epoch.
     """
 
     state: State
@@ -34,10 +34,10 @@ class Snapshot(NamedTuple):
 
 
 class Checkpoints:
-    """The snapshots of a run, in Orbax's format, which the first process writes and reads for all.
+    """Saves and restores snapshots in Orbax's format; only the first process accesses the files.
 
-    Orbax writes into a temporary directory and renames it; the snapshot before goes only when the
-    new one is complete. What a killed run left half written, it passes over and removes.
+    Orbax writes to a temporary directory, renames it, and then deletes the previous snapshot. It
+    ignores and removes incomplete snapshots of a killed run.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -49,7 +49,7 @@ class Checkpoints:
             max_to_keep=1,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=True,
-            # Orbax would wait for the other processes, which have nothing to do here.
+            # Keep Orbax from waiting for the other processes.
             create=False,
             multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
         )
@@ -63,7 +63,7 @@ class Checkpoints:
             self._manager.close()
 
     def save(self, snapshot: Snapshot, steps_taken: int) -> None:
-        """Saves a snapshot under the number of steps taken so far."""
+        """Saves a snapshot, labelled with the number of steps taken so far."""
         if not self._manager or self._manager.latest_step() == steps_taken:
             return
         self._manager.save(
@@ -75,12 +75,15 @@ class Checkpoints:
         )
 
     def restore(self, like: Snapshot) -> Snapshot | None:
-        """Returns the last complete snapshot, or ``None``; ``like`` gives structure and shapes.
+        """Returns the last complete snapshot, or ``None`` if there is none.
 
-        The arrays are NumPy's: the devices may be others than when it was saved.
+        The arrays are NumPy arrays, so the devices may differ from those that saved the snapshot.
+
+        Args:
+            like: a snapshot with the expected structure and shapes.
 
         Raises:
-            CommandError: it is damaged, or not of this network.
+            CommandError: the snapshot is damaged or belongs to another network.
         """
         arrays = _arrays(like)
         progress = _processes.from_first(lambda: self._read_into(arrays))
@@ -92,7 +95,7 @@ class Checkpoints:
         )
 
     def _read_into(self, arrays: dict[str, Any]) -> dict[str, Any] | None:
-        """Replaces the arrays by those of the last snapshot, and returns what else it holds."""
+        """Replaces the arrays by those of the last snapshot; returns its history and step."""
         latest = self._manager.latest_step()
         if latest is None:
             return None
@@ -104,7 +107,7 @@ class Checkpoints:
                     progress=ocp.args.JsonRestore(),
                 ),
             )
-        # Orbax documents none of the errors that it raises for damaged files.
+        # Orbax does not document which errors it raises for damaged files.
         except Exception as error:
             raise CommandError(
                 f"the checkpoint in {self._manager.directory} cannot be read: {error}", 1

@@ -1,4 +1,4 @@
-"""Images to train on, and their split."""
+"""Data sets of images, and their split."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from grouped_conv_jax.commands._images import (
 )
 
 SPLITS = ("training", "validation", "test")
-# Of each class; the rest is for training.
+# The fraction of each class for validation, and for test.
 _HELD_OUT = 0.15
 
 
@@ -30,14 +30,14 @@ class Dataset:
     """Labelled images.
 
     Attributes:
-        images: ``(N, H, W, C)``, uint8 if all files have eight bits a channel, otherwise float32
-            from 0 to 1.
-        labels: ``(N,)`` of dtype int32, indices into ``classes``.
-        classes: the classes' names.
-        value_range: what became 0 and 1 of files whose format defines no range; ``None`` if there
-            are none.
-        left_out: files that are not among the images, each with the reason.
-        paths: the images' files; none of the digits.
+        images: ``(N, H, W, C)``, uint8 if all files have eight bits per channel, otherwise float32
+            in [0, 1].
+        labels: ``(N,)``, int32 indices into ``classes``.
+        classes: names of the classes.
+        value_range: the values mapped to 0 and 1 in files whose format defines no range; ``None``
+            if there are no such files.
+        left_out: the skipped files, each with the reason.
+        paths: files of the images; empty for the digits.
     """
 
     images: np.ndarray
@@ -49,7 +49,7 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of all images and labels."""
+        """Hash of all images and labels."""
         described = self.images.shape, self.classes, self.value_range
         digest = hashlib.sha256(repr(described).encode())
         digest.update(self.images.tobytes())
@@ -57,7 +57,7 @@ class Dataset:
         return digest.hexdigest()
 
     def as_file(self, index: int) -> tuple[str, bytes]:
-        """Suffix and content of a file for an image: its own, or a PNG of a digit."""
+        """Returns suffix and content of an image's file; a digit becomes a PNG."""
         if self.paths:
             return self.paths[index].suffix, self.paths[index].read_bytes()
         from PIL import Image
@@ -67,10 +67,10 @@ class Dataset:
         return ".png", buffer.getvalue()
 
     def split(self, seed: int) -> dict[str, np.ndarray]:
-        """Draws 15 % of each class for validation and 15 % for test, one image at least.
+        """Splits off 15 % of each class for validation and 15 % for test, at least one image each.
 
         Returns:
-            Indices of images by the names in ``SPLITS``.
+            Image indices for each name in ``SPLITS``.
 
         Raises:
             CommandError: a class has fewer than three images.
@@ -92,7 +92,7 @@ class Dataset:
 
 
 def load_digits() -> Dataset:
-    """Loads scikit-learn's 1,797 images of handwritten digits, 8 x 8 pixels of 17 greys."""
+    """Loads scikit-learn's 1,797 handwritten digits, 8 x 8 pixels with 17 grey levels."""
     require("sklearn.datasets")
     from sklearn import datasets
 
@@ -103,23 +103,25 @@ def load_digits() -> Dataset:
 
 
 def load_folder(folder: Path, image_size: tuple[int, int]) -> Dataset:
-    """Loads a folder of images in colour, one subfolder a class.
+    """Loads a folder of images in colour, with one subfolder per class.
 
-    Files that are no readable images are left out and named, as are those in no subfolder. Names
-    that begin with a dot are hidden and passed over.
+    Skips and reports unreadable files and files outside the subfolders. Ignores hidden files, whose
+    names begin with a dot.
 
     Raises:
-        CommandError: there is no such folder, or not two classes at least, or one without images.
+        CommandError: the folder does not exist, has fewer than two subfolders, or has a subfolder
+            without readable images.
     """
     if not folder.is_dir():
-        raise CommandError(f"--data must be a folder with one subfolder a class, got {folder}")
+        raise CommandError(f"--data must be a folder with one subfolder per class, got {folder}")
     entries = visible(folder.iterdir())
     classes = [entry for entry in entries if entry.is_dir()]
     if len(classes) < 2:
         raise CommandError(
-            f"--data must have at least two subfolders, one a class, got {len(classes)} in {folder}"
+            "--data must have at least two subfolders, one per class, "
+            f"got {len(classes)} in {folder}"
         )
-    left_out = [f"{printable(path)}: in no class's folder" for path in entries if path.is_file()]
+    left_out = [f"{printable(path)}: in no class folder" for path in entries if path.is_file()]
     pictures: list[Picture] = []
     labels: list[int] = []
     paths: list[Path] = []
@@ -146,7 +148,7 @@ def load_folder(folder: Path, image_size: tuple[int, int]) -> Dataset:
 
 
 def _stack(pictures: Sequence[Picture]) -> tuple[np.ndarray, ValueRange | None]:
-    """All images in one array, by one rule, and the range of those without a maximum."""
+    """Stacks images on a common scale; returns them and the range of those without a maximum."""
     if all(picture.maximum == PIXEL_MAXIMUM for picture in pictures):
         return np.stack([picture.values for picture in pictures]), None
     boundless = [picture.values for picture in pictures if picture.maximum is None]

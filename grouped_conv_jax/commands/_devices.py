@@ -1,4 +1,4 @@
-"""The devices of all processes: each has a part of every batch, and everything else."""
+"""Data parallelism over the devices of all processes."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -11,14 +11,14 @@ Tree = TypeVar("Tree")
 
 
 class Devices:
-    """Devices that compute together.
+    """A mesh of devices that shard the batch and replicate everything else.
 
     Args:
-        devices: which; ``None`` for all that JAX has.
+        devices: the devices; ``None`` for all devices of JAX.
 
     Attributes:
-        everywhere: the sharding of what each of them has.
-        count: how many there are.
+        everywhere: the sharding of replicated arrays.
+        count: number of devices.
     """
 
     def __init__(self, devices: Sequence[jax.Device] | None = None) -> None:
@@ -28,11 +28,11 @@ class Devices:
         self._parts = NamedSharding(mesh, PartitionSpec("batch"))
 
     def spread(self, batch: np.ndarray) -> jax.Array:
-        """Gives each device its part of the first axis, whose length is a multiple of ``count``."""
+        """Shards the first axis, whose length must be a multiple of ``count``, over the devices."""
         return jax.make_array_from_callback(batch.shape, self._parts, batch.__getitem__)
 
     def replicate(self, tree: Tree) -> Tree:
-        """Gives each device all arrays, which must be the same in all processes."""
+        """Replicates arrays over the devices; they must be the same in all processes."""
 
         def place(leaf: np.ndarray) -> jax.Array:
             whole = np.asarray(leaf)

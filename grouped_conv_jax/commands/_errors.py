@@ -1,4 +1,4 @@
-"""Failures that a user can mend, told in one line instead of a traceback."""
+"""Errors that users can fix, reported without a traceback."""
 
 import importlib
 
@@ -7,8 +7,8 @@ class CommandError(Exception):
     """Ends a command with a message.
 
     Args:
-        message: what is wrong, and what mends it.
-        exit_status: 2 where arguments or data are wrong, 1 for other failures.
+        message: the problem and its remedy.
+        exit_status: 2 for invalid arguments or data, 1 for other failures.
     """
 
     def __init__(self, message: str, exit_status: int = 2) -> None:
@@ -17,16 +17,16 @@ class CommandError(Exception):
 
 
 def require(*modules: str, extra: str = "train") -> None:
-    """Imports modules of an extra now, before any work is done that would be lost without them.
+    """Imports the modules of an extra up front, to fail before any work is done.
 
     Raises:
-        CommandError: one is missing; the message names the ``pip install`` that mends it.
+        CommandError: a module is missing; the message gives the ``pip install`` command.
     """
     for module in modules:
         try:
             importlib.import_module(module)
         except ImportError as error:
             raise CommandError(
-                f"this needs {module.partition('.')[0]} ({error}); "
-                f'it comes with: pip install "grouped_conv_jax[{extra}]"'
+                f"this command needs {module.partition('.')[0]} ({error}); "
+                f'install it with: pip install "grouped_conv_jax[{extra}]"'
             ) from error

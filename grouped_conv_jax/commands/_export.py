@@ -1,4 +1,4 @@
-"""The trained network as StableHLO, which runs without this package."""
+"""Export of trained networks to StableHLO, which runs without this package."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export_model(
     network: Network, params: Arrays, batch_stats: Arrays, image_shape: tuple[int, ...]
 ) -> bytes:
-    """Serializes the function from images to probabilities, parameters included.
+    """Serializes the function from images to probabilities, with the parameters as constants.
 
     Args:
-        network: must not choose its implementation by the device at hand.
-        params: its parameters.
-        batch_stats: its batch statistics.
+        network: a network with a fixed implementation, independent of the current device.
+        params: parameters of the network.
+        batch_stats: batch statistics of the network.
         image_shape: ``(H, W, C)``.
 
     Returns:
-        What ``jax.export.deserialize`` takes: a function of ``(B, H, W, C)``, float32 from 0 to 1,
-        for any ``B``, to ``(B, K)``, on any of ``PLATFORMS``.
+        Bytes for ``jax.export.deserialize``. The function maps images ``(B, H, W, C)``, float32 in
+        [0, 1], for any ``B``, to probabilities ``(B, K)``, on all ``PLATFORMS``.
     """
 
     def probabilities(images: jax.Array) -> jax.Array:
@@ -41,7 +41,7 @@ def export_model(
 
 @contextlib.contextmanager
 def _no_file_names() -> Iterator[None]:
-    """Keeps out the paths of source files on this machine, which JAX would write with each line."""
+    """Keeps JAX from recording the paths of local source files in the module."""
     option = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, option)
     jax.config.update(option, 0)

@@ -1,6 +1,6 @@
-"""Starts the command again with huge pages, before JAX is imported.
+"""Restarts the command with huge pages, before JAX is imported.
 
-glibc reads its tunables only when a process starts.
+The restart is necessary because glibc reads its tunables only when a process starts.
 """
 
 import argparse
@@ -16,34 +16,34 @@ _AT_SECURE = 23
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that prevents it."""
+    """Adds the option that disables the restart."""
     parser.add_argument(
         OPTION,
         action="store_true",
         default=argparse.SUPPRESS,
-        help="do not start again with "
+        help="do not restart with "
         f"{memory_allocator.VARIABLE}={memory_allocator.TUNABLE}=1 (Linux)",
     )
 
 
-def start_again(commands: Collection[str]) -> None:
-    """Replaces this process by one with huge pages, where they can be had and are not yet.
+def restart(commands: Collection[str]) -> None:
+    """Replaces this process by one with huge pages, if available and not yet in use.
 
     Args:
-        commands: the subcommands that gain from it.
+        commands: the subcommands that benefit from huge pages.
     """
     words = sys.argv[1:]
-    # Otherwise somebody else's program has replaced the arguments, and would run a second time.
+    # If another program has replaced sys.argv, a restart would run that program twice.
     own = sys.orig_argv[-len(words) :] == words
     if not (words and own and words[0] in commands) or {OPTION, "-h", "--help"} & {*words}:
         return
     value = memory_allocator.tunables_for_huge_pages(
         sys.platform, memory_allocator.libc(), memory_allocator.page_setting(), os.environ
     )
-    # In secure execution glibc removes the variable, and this would never end.
+    # In secure-execution mode glibc removes the variable, so the process would restart forever.
     if value is None or not sys.executable or ctypes.CDLL(None).getauxval(_AT_SECURE):
         return
-    message = f"starting again with {memory_allocator.VARIABLE}={value} ({OPTION} prevents it)"
+    message = f"restarting with {memory_allocator.VARIABLE}={value} ({OPTION} prevents this)"
     print(message, file=sys.stderr, flush=True)
     environment = {**os.environ, memory_allocator.VARIABLE: value}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -1,4 +1,4 @@
-"""Images from files that nobody has checked."""
+"""Reads images from untrusted files."""
 
 import os
 import warnings
@@ -13,33 +13,34 @@ if TYPE_CHECKING:
 
 PIXEL_MAXIMUM = 255
 _MAXIMUM_OF_16_BITS = 65535
-# Pillow opens 16-bit greys of these formats as 32-bit integers, depending on its version.
+# Some versions of Pillow open 16-bit grey images in these formats as 32-bit integers.
 _FORMATS_OF_16_BITS = ("PNG", "PPM")
 HOW_IMAGES_ARE_READ = """\
-how images are read, by train and predict alike:
-  They are resized to HEIGHTxWIDTH (bilinear), which changes their proportions where
-  these differ. Transparent pixels become white. Images are turned as their camera
-  says; of an animation, the first frame counts.
-  8 bits a channel: rounded to whole numbers after resizing, then divided by 255.
-  16-bit greys: divided by 65535, not rounded.
-  32-bit integers and floats have no range of their own: the smallest value of all such
-  images in --data, after resizing, becomes 0 and the largest 1, in float32. config.json
-  keeps the two as value_range. predict maps values alike and does not clip them.
+how train and predict read images:
+  Images are rotated according to their EXIF orientation and resized to HEIGHTxWIDTH
+  (bilinear), without keeping their proportions. Transparent pixels become white. Only
+  the first frame of an animation is read.
+  8 bits per channel: rounded to integers after resizing, then divided by 255.
+  16-bit grey: divided by 65535 without rounding.
+  32-bit integers and floats: their formats define no range, so training maps the
+  smallest value of all such images in --data, after resizing, to 0 and the largest to
+  1, in float32. config.json stores these two values as value_range, and predict
+  applies the same mapping without clipping.
 """
 
 ValueRange: TypeAlias = tuple[float, float]
-"""The values that become 0 and 1."""
+"""The values that are mapped to 0 and 1."""
 
 
 class UnreadableImageError(Exception):
-    """A file that Pillow does not read as an image; the message says why."""
+    """Pillow cannot read a file as an image; the message gives the reason."""
 
 
 class Picture(NamedTuple):
-    """An image in the size of the data set.
+    """An image, resized to the image size of the data set.
 
     Attributes:
-        values: ``(H, W, C)``: uint8 for eight bits a channel, otherwise float32, as in the file.
+        values: ``(H, W, C)``: uint8 for eight bits per channel, otherwise float32, not yet scaled.
         maximum: the value of white; ``None`` for formats that define none.
     """
 
@@ -47,13 +48,13 @@ class Picture(NamedTuple):
     maximum: int | None
 
     def to_unit(self, value_range: ValueRange | None) -> np.ndarray:
-        """Maps the values to the interval from 0 to 1, as float32.
+        """Maps the values to [0, 1], as float32.
 
         Args:
-            value_range: what becomes 0 and 1 where the format defines no maximum.
+            value_range: the values to map to 0 and 1 if the format defines no maximum.
 
         Raises:
-            UnreadableImageError: the range is needed and ``None``.
+            UnreadableImageError: the format defines no maximum, and ``value_range`` is ``None``.
         """
         if self.maximum == PIXEL_MAXIMUM:
             return self.values.astype(np.float32) / np.float32(PIXEL_MAXIMUM)
@@ -61,22 +62,21 @@ class Picture(NamedTuple):
             value_range = 0, self.maximum
         if value_range is None:
             raise UnreadableImageError(
-                "has 32-bit values, for which there is no range: "
-                "no image that the network was trained on has them"
+                "has 32-bit values, for which there is no range: no training image has such values"
             )
         low, high = value_range
-        # Images of one value have no range; they become black.
+        # An empty range maps to 0, black.
         scale = 1 / (high - low) if high > low else 0.0
         return ((self.values.astype(np.float64) - low) * scale).astype(np.float32)
 
 
 def as_text(path: Path) -> str:
-    """A path as text; bytes that are no text become escapes, so that names stay distinct."""
+    """Decodes a path; escapes undecodable bytes, to keep names distinct."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def printable(path: Path) -> str:
-    """A path as text on one line, without tabs or other control characters."""
+    """Decodes a path to one line; escapes tabs and other control characters."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in as_text(path)
@@ -84,26 +84,26 @@ def printable(path: Path) -> str:
 
 
 def visible(paths: Iterable[Path], below: Path | None = None) -> list[Path]:
-    """The paths in order, without those that are hidden, or in a hidden folder, below a folder."""
+    """Sorts paths and drops hidden ones, including those in hidden folders below ``below``."""
     parts = (lambda p: p.relative_to(below).parts) if below else (lambda p: p.parts[-1:])
     return sorted(p for p in paths if not any(part.startswith(".") for part in parts(p)))
 
 
 def read_image(path: Path, image_size: tuple[int, int], channels: int) -> Picture:
-    """Reads an image of any size and mode, as :data:`HOW_IMAGES_ARE_READ` says.
+    """Reads an image of any size and mode, as :data:`HOW_IMAGES_ARE_READ` describes.
 
     Args:
-        path: the file.
+        path: path of the file.
         image_size: (height, width) of the result, in pixels.
-        channels: 1 for grey, 3 for red, green, blue.
+        channels: 1 for grey, 3 for red, green and blue.
 
     Raises:
-        UnreadableImageError: the file is no image, is damaged, or is too large to be trusted.
+        UnreadableImageError: the file is not an image, is damaged, or exceeds Pillow's size limit.
     """
     from PIL import Image
 
     Image.init()
-    # EPS is a program, which Pillow would have Ghostscript run.
+    # EPS files are programs, which Pillow would run in Ghostscript.
     formats = [name for name in Image.OPEN if name != "EPS"]
     try:
         with warnings.catch_warnings():
@@ -111,7 +111,7 @@ def read_image(path: Path, image_size: tuple[int, int], channels: int) -> Pictur
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=formats) as image:
                 return _to_picture(image, image_size, channels)
-    # Pillow's decoders raise errors of many kinds, whatever a damaged file leads them to.
+    # Pillow's decoders raise errors of many types for damaged files.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableImageError(reason) from error
@@ -143,7 +143,7 @@ def _maximum(image: "Image") -> int | None:
 
 
 def _to_floats(image: "Image", maximum: int | None) -> np.ndarray:
-    """The greys of an image as float32."""
+    """Converts a grey image to float32; transparent pixels become white."""
     values = np.asarray(image)
     if not np.isfinite(values).all():
         raise ValueError("has pixels that are not finite")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, heard without tearing a step apart."""
+"""Deferred handling of Ctrl-C and SIGTERM."""
 
 import contextlib
 import signal
@@ -11,13 +11,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], int]]:
-    """Lets both wait until they are asked for; a second one acts at once.
+    """Records the first SIGINT or SIGTERM instead of raising; a second signal raises at once.
 
-    An exception out of nowhere would also leave JAX, in the middle of a compilation, in a state in
-    which the interpreter crashes when it ends.
+    Deferring keeps steps whole. An exception during a compilation also leaves JAX in a state that
+    crashes the interpreter on exit.
 
     Yields:
-        A function that returns the number of the signal, or 0.
+        A function that returns the number of the recorded signal, or 0.
     """
     received: list[int] = []
 
@@ -30,7 +30,7 @@ def deferred() -> Iterator[Callable[[], int]]:
         return received[0] if received else 0
 
     if threading.current_thread() is not threading.main_thread():
-        # Only the main thread hears signals.
+        # Only the main thread can handle signals.
         yield first
         return
     before = {number: signal.signal(number, remember) for number in _SIGNALS}

@@ -1,4 +1,4 @@
-"""One step of training and the evaluation, compiled."""
+"""The compiled training step and evaluation."""
 
 from typing import Any, NamedTuple
 
@@ -16,13 +16,13 @@ from grouped_conv_jax.commands._options import DROP_FACTOR, DROP_PERIOD, Options
 
 
 class State(NamedTuple):
-    """What a step changes.
+    """The state that a step updates.
 
     Attributes:
-        params: the network's parameters.
-        batch_stats: the running statistics of its batch normalizations.
-        solver: the solver's state.
-        totals: loss and number of right answers, summed over the images of the epoch so far.
+        params: parameters of the network.
+        batch_stats: running statistics of the batch normalizations.
+        solver: state of the solver.
+        totals: loss and number of correct predictions, summed over the current epoch.
     """
 
     params: Arrays
@@ -32,22 +32,22 @@ class State(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Mean loss, share of right answers, and the answers in the images' order."""
+    """Mean loss, accuracy, and the predicted class of each image, in order."""
 
     loss: float
     accuracy: float
-    answers: np.ndarray
+    predictions: np.ndarray
 
 
 class Learner:
-    """A network with its solver and its data.
+    """Trains and evaluates a network on a data set.
 
     Args:
-        network: what learns.
-        data: all images.
-        options: of the run.
-        steps_per_epoch: after how many steps the schedule counts an epoch.
-        devices: what computes; ``None`` for all devices.
+        network: the network.
+        data: the data set.
+        options: options of the run.
+        steps_per_epoch: number of steps per epoch, for the learning-rate schedule.
+        devices: the devices to use; ``None`` for all devices.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Learner:
         self._network = network
         self._data = data
         self._devices = devices or Devices()
-        # Filled up, so that every device has as many images.
+        # Round up to a multiple of the number of devices.
         self._size = -(-options.batch_size // self._devices.count) * self._devices.count
         self._schedule = learning_rate_schedule(options, steps_per_epoch)
         self._solver = make_solver(options, self._schedule, network.factors)
@@ -70,39 +70,41 @@ class Learner:
         self._jit_evaluate = jax.jit(self._evaluate, out_shardings=everywhere)
 
     def begin(self, seed: int) -> State:
-        """The state before the first step."""
+        """Returns the state before the first step."""
         params, batch_stats = self._network.initialize(seed)
         state = State(params, batch_stats, self._solver.init(params), jnp.zeros(2, jnp.float32))
         return self.place(state)
 
     def place(self, tree: Tree) -> Tree:
-        """Brings arrays, of a checkpoint for example, to where the steps take them from."""
+        """Places arrays, such as those of a checkpoint, on the devices."""
         return self._devices.replicate(tree)
 
     def step(self, state: State, batch: np.ndarray) -> State:
-        """Takes one step on the images with the indices ``batch``, no more than make a batch."""
+        """Takes one step on the images with the indices ``batch``, at most one batch of them."""
         return self._jit_step(state, *self._batch(batch))
 
     def evaluate(self, params: Arrays, batch_stats: Arrays, indices: np.ndarray) -> Evaluation:
         """Evaluates on the images with the given indices."""
-        losses, answers = [], []
+        losses, predictions = [], []
         for start in range(0, len(indices), self._size):
             images, labels, _ = self._batch(indices[start : start + self._size])
-            loss, answer = self._jit_evaluate(params, batch_stats, images, labels)
-            losses.append(loss)
-            answers.append(answer)
-        # What the last batch was filled up with is cut off again.
-        loss_of_each = np.concatenate(losses)[: len(indices)]
-        answer_to_each = np.concatenate(answers)[: len(indices)]
-        right = answer_to_each == self._data.labels[indices]
-        return Evaluation(float(loss_of_each.mean()), float(right.mean()), answer_to_each)
+            batch_losses, batch_predictions = self._jit_evaluate(
+                params, batch_stats, images, labels
+            )
+            losses.append(batch_losses)
+            predictions.append(batch_predictions)
+        # Drop the fill of the last batch.
+        loss = np.concatenate(losses)[: len(indices)]
+        prediction = np.concatenate(predictions)[: len(indices)]
+        correct = prediction == self._data.labels[indices]
+        return Evaluation(float(loss.mean()), float(correct.mean()), prediction)
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of a step."""
+        """Returns the learning rate of a step."""
         return float(self._schedule(step))
 
     def _batch(self, indices: np.ndarray) -> list[jax.Array]:
-        """Images, labels and a mask, filled up to one size so that there is one compilation."""
+        """Returns images, labels and a mask, filled up to a fixed size to compile only once."""
         filled = np.resize(indices, self._size)
         mask = np.arange(self._size) < len(indices)
         arrays = self._data.images[filled], self._data.labels[filled], mask
@@ -114,8 +116,8 @@ class Learner:
                 params, state.batch_stats, scale_pixels(images), mask
             )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            right = logits.argmax(-1).astype(labels.dtype) == labels
-            sums = losses.sum(where=mask), right.sum(where=mask, dtype=jnp.float32)
+            correct = logits.argmax(-1).astype(labels.dtype) == labels
+            sums = losses.sum(where=mask), correct.sum(where=mask, dtype=jnp.float32)
             totals = jnp.stack(sums)
             return losses.mean(where=mask), (batch_stats, totals)
 
@@ -132,12 +134,12 @@ class Learner:
 
 
 def scale_pixels(images: jax.Array) -> jax.Array:
-    """Brings uint8 pixels to the interval from 0 to 1, where floats are already."""
+    """Scales uint8 pixels to [0, 1]; float32 pixels already have that range."""
     return images if images.dtype == jnp.float32 else images.astype(jnp.float32) / PIXEL_MAXIMUM
 
 
 def learning_rate_schedule(options: Options, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate by step: constant, or a tenth of it every ten epochs."""
+    """Returns the schedule of the options: constant, or divided by ten every ten epochs."""
     assert options.learning_rate is not None
     if options.schedule == "none":
         return optax.constant_schedule(options.learning_rate)
@@ -149,7 +151,7 @@ def learning_rate_schedule(options: Options, steps_per_epoch: int) -> optax.Sche
 def make_solver(
     options: Options, schedule: optax.Schedule, factors: optim.Factors
 ) -> optax.GradientTransformation:
-    """The solver that the options name."""
+    """Returns the solver of the options."""
     if options.solver == "sgdm":
         assert options.momentum is not None
         return optim.sgdm(schedule, options.momentum, l2_regularization=options.l2, factors=factors)

@@ -1,4 +1,4 @@
-"""The separable network of either API, as pure functions over dictionaries of arrays."""
+"""The separable network in Linen or NNX, as pure functions of nested dictionaries of arrays."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,18 +16,19 @@ from grouped_conv_jax.nnx._factors import learnable_factors as nnx_factors
 from grouped_conv_jax.nnx._separable_network import SeparableNetwork as NNXNetwork
 
 Arrays: TypeAlias = Any
-"""Nested dictionaries of arrays, the same for both APIs."""
+"""Nested dictionaries of arrays, for both APIs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network without its arrays.
+    """The pure functions and the factors of a network.
 
     Attributes:
-        initialize: from a seed to parameters and batch statistics.
-        logits: from parameters, batch statistics, images and a mask to logits and the new batch
-            statistics. In training the mask tells which images count; otherwise it is ``None``.
-        factors: the layers' learning-rate and L2 factors, with ``FROZEN`` frozen.
+        initialize: maps a seed to parameters and batch statistics.
+        logits: maps parameters, batch statistics, images and a mask to logits and updated batch
+            statistics. In training, the mask selects the images that count; in inference, it is
+            ``None``.
+        factors: learning-rate and L2 factors of the layers, with ``FROZEN`` frozen.
     """
 
     initialize: Callable[[int], tuple[Arrays, Arrays]]
@@ -36,7 +37,7 @@ class Network:
 
 
 FROZEN = tuple(f"{convolution}/bias" for convolution in parts.CONVOLUTIONS)
-"""What batch normalization cancels, so that its gradients are rounding errors."""
+"""Biases that batch normalization cancels, whose gradients are therefore rounding errors."""
 
 
 def build(
@@ -45,7 +46,7 @@ def build(
     num_classes: int,
     implementation: str | None = None,
 ) -> Network:
-    """Builds the network of ``"linen"`` or ``"nnx"`` for images ``(H, W, C)``."""
+    """Builds the network in ``"linen"`` or ``"nnx"`` for images ``(H, W, C)``."""
     builders = {"linen": _build_linen, "nnx": _build_nnx}
     network = builders[api](image_shape, num_classes, implementation)
     factors = network.factors
@@ -111,6 +112,6 @@ def _build_nnx(
             model.train()
         return model.logits(images, mask), arrays(model)[1]
 
-    # One compilation is quicker than one for each initializer.
+    # Compile one program, instead of one for each initializer.
     initialize = jax.jit(lambda seed: arrays(create(seed)), static_argnums=0)
     return Network(initialize, logits, nnx_factors(abstract))

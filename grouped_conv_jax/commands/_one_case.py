@@ -1,19 +1,19 @@
-"""The options of ``bench`` that describe one convolution, and what they mean together."""
+"""Parses the options of ``bench`` that describe a single convolution."""
 
 import argparse
 from typing import Any
 
 from grouped_conv_jax import _checks
 from grouped_conv_jax._padding import Padding
-from grouped_conv_jax.benchmarks.suites import Case
+from grouped_conv_jax.benchmarks.cases import Case
 from grouped_conv_jax.commands._options import flag
 
 
 def one_case(given: dict[str, Any]) -> Case:
-    """The convolution of --shape and its options.
+    """Returns the convolution that --shape and its options describe.
 
     Raises:
-        ValueError: they do not fit each other.
+        ValueError: the options are inconsistent.
     """
     if len(given["shape"]) != 4:
         raise ValueError(f"--shape must be B,H,W,C, got {_list(given['shape'])}")
@@ -65,7 +65,7 @@ def _padding(text: str) -> Any:
 
 def _pair(name: str, sizes: tuple[int, ...]) -> tuple[int, int]:
     if len(sizes) > 2:
-        raise ValueError(f"{flag(name)} must be one size or two, got {_list(sizes)}")
+        raise ValueError(f"{flag(name)} must be one or two sizes, got {_list(sizes)}")
     return sizes[0], sizes[-1]
 
 

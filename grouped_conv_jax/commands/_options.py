@@ -1,4 +1,4 @@
-"""The options of a training run: what they are, what they may be, and what they become."""
+"""The options of a training run: their values, defaults and parsers."""
 
 import argparse
 import dataclasses
@@ -14,16 +14,13 @@ LEARNING_RATES = {"sgdm": 0.05, "adam": 0.005, "rmsprop": 0.002}
 MOMENTUM = 0.9
 IMAGE_SIZE = (64, 64)
 DROP_PERIOD, DROP_FACTOR = 10, 0.1
-# A run may be continued for longer, and where its data lie does not matter if they are the same.
+# A resumed run may have more epochs, and its data may have moved.
 _CHANGEABLE = ("epochs", "data")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a run depends on; ``None`` where that follows from the other options.
-
-    The names are those of the options on the command line.
-    """
+    """The options of a run, named as on the command line; ``None`` selects a dependent default."""
 
     data: str | None = None
     image_size: tuple[int, int] | None = None
@@ -40,10 +37,10 @@ class Options:
 
     @classmethod
     def begin(cls, given: dict[str, Any]) -> Self:
-        """Completes what the user gave for a new run.
+        """Completes the given options with the defaults of a new run.
 
         Raises:
-            CommandError: an option was given that would have no effect.
+            CommandError: a given option has no effect.
         """
         options = cls(**given)
         if options.image_size and not options.data:
@@ -60,32 +57,33 @@ class Options:
         return dataclasses.replace(options, **rest)
 
     def resume(self, given: dict[str, Any]) -> Self:
-        """Returns the options to go on with, where the user gave some of them again.
+        """Returns the options of the resumed run, updated with the given ones.
 
         Raises:
-            CommandError: one differs from what the run began with.
+            CommandError: a given option differs from the run's and cannot be changed.
         """
         for name, value in given.items():
             old = getattr(self, name)
             if name not in _CHANGEABLE and value != old:
                 raise CommandError(
-                    f"--resume goes on with the options of the run, {flag(name)} {_show(old)}; "
-                    f"got {flag(name)} {_show(value)}. Leave it out, or begin anew in another --out"
+                    f"--resume keeps the options of the run, {flag(name)} {_show(old)}; "
+                    f"got {flag(name)} {_show(value)}. "
+                    "Omit the option, or start a new run in another --out"
                 )
         if "data" in given and self.data is None:
-            raise CommandError("--resume goes on with the run's data, the digits; got --data")
+            raise CommandError("--resume keeps the data of the run, the digits; got --data")
         return dataclasses.replace(self, **{k: given[k] for k in _CHANGEABLE if k in given})
 
     def to_json(self) -> dict[str, Any]:
-        """What ``config.json`` keeps."""
+        """Returns the options as ``config.json`` stores them."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
-        """Reads what :meth:`to_json` returned.
+        """Inverts :meth:`to_json`.
 
         Raises:
-            CommandError: there are other names than the options'.
+            CommandError: ``stored`` has unknown names.
         """
         try:
             options = cls(**stored)
@@ -101,7 +99,7 @@ NAMES = tuple(field.name for field in dataclasses.fields(Options))
 
 
 def flag(name: str) -> str:
-    """The option on the command line for a field."""
+    """Returns the command-line option of a field."""
     return "--" + name.replace("_", "-")
 
 
@@ -126,7 +124,7 @@ def _number(kind: Callable[[str], Number], interval: _checks.Interval) -> Callab
 
 positive_integer = _number(int, _checks.Interval("a positive integer", lambda n: n >= 1))
 seed = _number(int, _checks.Interval("an integer from 0 to 2147483647", lambda n: 0 <= n < 2**31))
-process_id = _number(int, _checks.Interval("an integer from 0", lambda n: n >= 0))
+process_id = _number(int, _checks.Interval("a nonnegative integer", lambda n: n >= 0))
 positive = _number(float, _checks.POSITIVE)
 nonnegative = _number(float, _checks.NONNEGATIVE)
 fraction = _number(float, _checks.FROM_0_TO_1)

@@ -1,7 +1,7 @@
-"""Runs ``bench`` once more in a process of its own, for what is settled when a process starts.
+"""Repeats ``bench`` in a child process, with settings that are fixed when a process starts.
 
-That is the number of threads, which follows from the cores that the process may use, and the pages
-that the allocator gets.
+These are the number of threads, which JAX derives from the CPU affinity, and the size of the pages
+that the allocator uses.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from grouped_conv_jax.commands._errors import CommandError
 
 
 def add_one_thread(document: dict[str, Any], options: Sequence[str]) -> None:
-    """Adds how long this package takes on one core to its records.
+    """Adds this package's times on one core to its records.
 
     Args:
-        document: the measurements, with all cores.
-        options: of ``bench`` for the same ones.
+        document: the measurements on all cores.
+        options: options of ``bench`` for the same measurements.
 
     Raises:
-        CommandError: there are no figures.
+        CommandError: the child process fails.
     """
     with _on_one_core():
         alone = _measure("on one core", [*options, "--against"], os.environ)
@@ -39,14 +39,14 @@ def add_one_thread(document: dict[str, Any], options: Sequence[str]) -> None:
 
 
 def add_small_pages(document: dict[str, Any], options: Sequence[str]) -> None:
-    """Adds the records of networks with small pages, where this process asked for huge ones.
+    """Adds records of networks with small pages, if this process requested huge ones.
 
     Args:
         document: the measurements with huge pages.
-        options: of ``bench`` for the same networks.
+        options: options of ``bench`` for the same networks.
 
     Raises:
-        CommandError: there are no figures.
+        CommandError: the child process fails.
     """
     environment = memory_allocator.without_huge_pages(os.environ)
     found = memory_allocator.describe(
@@ -57,7 +57,7 @@ def add_small_pages(document: dict[str, Any], options: Sequence[str]) -> None:
 
 
 def _measure(how: str, options: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    print(f"once more {how}, in a process of its own", file=sys.stderr, flush=True)
+    print(f"measuring again {how}, in a child process", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "run.json")
         command = [sys.executable, "-m", "grouped_conv_jax", "bench", *options]
@@ -73,7 +73,7 @@ def _measure(how: str, options: Sequence[str], environment: Mapping[str, str]) -
 
 @contextlib.contextmanager
 def _on_one_core() -> Iterator[None]:
-    """Keeps this thread, and the processes that it starts, on one core."""
+    """Pins this thread, and the processes that it starts, to one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(before)})
     try:

@@ -1,4 +1,4 @@
-"""Pictures of a run. They use no pyplot: nothing global, no display."""
+"""Plots of a run. They avoid pyplot, which has global state and may need a display."""
 
 import io
 import warnings
@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from grouped_conv_jax.commands._checkpoints import Row
 
-# Okabe and Ito's blue and vermilion, which colour-blind people tell apart.
+# Blue and vermilion of Okabe and Ito's colour-blind-safe palette.
 _COLORS = {"training": "#0072B2", "validation": "#D55E00"}
 _STYLES = {"training": "--", "validation": "-"}
 _MOST_NUMBERED_CLASSES = 20
@@ -21,13 +21,13 @@ _CHANNELS = ("red", "green", "blue")
 
 
 def draw_curves(history: Sequence[Row], best_epoch: int) -> bytes:
-    """Draws loss and accuracy by epoch, as a PNG."""
+    """Plots loss and accuracy by epoch; returns a PNG."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part, color in _COLORS.items():
             values = [row[f"{part}_{quantity}"] for row in history]
-            # A single epoch is a point, which a line would not show.
+            # A line would not show a single epoch.
             marker = "o" if len(epochs) == 1 else None
             axes.plot(epochs, values, _STYLES[part], color=color, marker=marker, label=part)
         axes.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
@@ -47,10 +47,10 @@ def draw_curves(history: Sequence[Row], best_epoch: int) -> bytes:
 
 
 def draw_filters(weights: dict[str, np.ndarray]) -> bytes:
-    """Draws the filters of layers by group, as a PNG.
+    """Plots the filters of layers by group; returns a PNG.
 
     Args:
-        weights: ``(h, w, C, F, G)`` by the name of the layer.
+        weights: arrays ``(h, w, C, F, G)`` by the name of the layer.
     """
     rows = [
         channels * -(-filters * groups // _FILTERS_A_ROW)
@@ -64,7 +64,7 @@ def draw_filters(weights: dict[str, np.ndarray]) -> bytes:
 
 
 def _draw_layer(axes: Axes, name: str, weights: np.ndarray) -> None:
-    """Draws a filter's channels below each other and the filters beside each other."""
+    """Draws the channels of a filter in a column, and the filters in a row."""
     height, width, channels, filters, groups = weights.shape
     largest = float(np.abs(weights).max()) or 1.0
     row_height = height * (1.08 * channels + 0.35)
@@ -95,11 +95,11 @@ def _draw_layer(axes: Axes, name: str, weights: np.ndarray) -> None:
     bar.set_label("weight")
 
 
-def draw_confusion(truth: np.ndarray, answers: np.ndarray, classes: Sequence[str]) -> bytes:
-    """Draws how many test images of each class got which prediction, as a PNG."""
+def draw_confusion(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[str]) -> bytes:
+    """Plots the confusion matrix of the test images; returns a PNG."""
     size = len(classes)
     counts = np.zeros((size, size), int)
-    np.add.at(counts, (truth, answers), 1)
+    np.add.at(counts, (labels, predictions), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(14.0, max(5.5, 2.5 + 0.45 * size))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
@@ -108,11 +108,11 @@ def draw_confusion(truth: np.ndarray, answers: np.ndarray, classes: Sequence[str
     figure.colorbar(image, ax=axes, shrink=0.8, format=PercentFormatter(1.0)).set_label(
         "share of the true class"
     )
-    right = int(np.trace(counts))
+    correct = int(np.trace(counts))
     axes.set(
         xlabel="predicted class",
         ylabel="true class",
-        title=f"Test: {right} of {counts.sum()} images correct ({right / counts.sum():.2%})",
+        title=f"Test: {correct} of {counts.sum()} images correct ({correct / counts.sum():.2%})",
     )
     _name_classes(axes, classes)
     if size <= _MOST_NUMBERED_CLASSES:
@@ -131,7 +131,7 @@ def _name_classes(axes: Axes, classes: Sequence[str]) -> None:
     axes.set_xticks(ticks, names, rotation=rotation)
     axes.set_yticks(ticks, names)
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        # A class may be called "$5".
+        # Do not parse class names such as "$5" as mathematics.
         label.set_parse_math(False)
 
 
@@ -146,7 +146,7 @@ def _count(number: int, noun: str) -> str:
 def _to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # Names in scripts that the font lacks are drawn as boxes.
+        # Glyphs that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

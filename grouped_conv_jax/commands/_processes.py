@@ -1,6 +1,7 @@
-"""Several processes that train one network: the first one reads and writes, all compute.
+"""Coordination of several processes that train one network.
 
-In a single process every function here does nothing but call what it is given.
+All processes compute; the first one alone reads and writes the run's directory. In a single process
+these functions only call their argument.
 """
 
 import json
@@ -18,16 +19,16 @@ Result = TypeVar("Result")
 
 
 def join(coordinator: str, processes: int, process_id: int) -> None:
-    """Connects this process with the others, before JAX looks for devices.
+    """Connects this process with the others; call it before JAX initializes its devices.
 
     Raises:
-        CommandError: the others cannot be reached, or have more or fewer devices.
+        CommandError: the connection fails, or the processes have different numbers of devices.
     """
-    # SIGTERM is for this package's own handler, which saves.
+    # Leave SIGTERM to this package's handler, which saves the run.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, processes, process_id)
-    # JAX documents none of the errors that a connection may end with.
+    # JAX does not document which errors it raises.
     except Exception as error:
         raise CommandError(
             f"--coordinator {coordinator}: process {process_id} cannot join: {error}", 1
@@ -36,28 +37,28 @@ def join(coordinator: str, processes: int, process_id: int) -> None:
 
 
 def check_even(devices: Sequence[jax.Device]) -> None:
-    """Raises ``CommandError`` unless all processes have as many of the devices."""
+    """Raises ``CommandError`` unless all processes have the same number of devices."""
     counts = Counter(device.process_index for device in devices)
     if len(set(counts.values())) > 1:
         raise CommandError(
-            "all processes must have as many devices, got "
+            "all processes must have the same number of devices, got "
             + ", ".join(f"{counts[i]} in process {i}" for i in sorted(counts))
         )
 
 
 def is_first() -> bool:
-    """Whether this is the process that reads and writes the run's directory."""
+    """Returns whether this process reads and writes the run's directory."""
     return jax.process_index() == 0
 
 
 def from_first(compute: Callable[[], Any]) -> Any:
-    """Computes something in the first process alone and returns it in all.
+    """Calls a function in the first process and returns its result in all processes.
 
     Args:
-        compute: returns what JSON can hold.
+        compute: a function that returns a JSON-serializable value.
 
     Raises:
-        CommandError: the first process raised it, or an ``OSError``.
+        CommandError: the function raises it, or an ``OSError``.
     """
     if jax.process_count() == 1:
         return compute()
@@ -79,15 +80,15 @@ def from_first(compute: Callable[[], Any]) -> Any:
 
 
 def arrays_from_first(tree: Result) -> Result:
-    """The first process's arrays, in all processes; all give trees of the same shapes."""
+    """Returns the arrays of the first process; all processes must pass trees of equal shapes."""
     return multihost_utils.broadcast_one_to_all(tree)
 
 
-def together(compute: Callable[[], Result]) -> Result:
-    """Computes something in every process, or ends all of them if one fails.
+def in_all(compute: Callable[[], Result]) -> Result:
+    """Calls a function in every process; raises in all of them if one fails.
 
     Raises:
-        CommandError: it, or an ``OSError``, was raised here, or in another process.
+        CommandError: the function raises it, or an ``OSError``, in this or another process.
     """
     try:
         result, failure = compute(), None
@@ -95,16 +96,16 @@ def together(compute: Callable[[], Result]) -> Result:
         failure = error
     except OSError as error:
         failure = CommandError(str(error), 1)
-    number = highest(failure.exit_status if failure else 0)
+    exit_status = maximum(failure.exit_status if failure else 0)
     if failure:
         raise failure
-    if number:
-        raise CommandError("another process failed, and says why", number)
+    if exit_status:
+        raise CommandError("another process failed; it reports the reason", exit_status)
     return result
 
 
-def highest(number: int) -> int:
-    """The largest of the numbers of all processes."""
+def maximum(number: int) -> int:
+    """Returns the maximum of a number over all processes."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).max())

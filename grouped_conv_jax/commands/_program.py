@@ -1,4 +1,4 @@
-"""How the command is called, for advice that can be copied."""
+"""Command lines for messages, ready to copy."""
 
 import shlex
 import shutil
@@ -9,7 +9,7 @@ PROGRAM = "grouped-conv-jax"
 
 
 def command(*words: str | Path) -> str:
-    """A line for the shell that runs this program, wherever it is installed, with other words."""
+    """Returns a shell command that runs this installation of the program with some arguments."""
     started = sys.argv[0]
     if Path(started).stem != PROGRAM:
         program = [sys.executable, "-m", "grouped_conv_jax"]

@@ -1,4 +1,4 @@
-"""What a run shows of itself: a line for each epoch, and on a terminal a bar below them."""
+"""Progress of a run: one line per epoch and, on a terminal, a progress bar below."""
 
 import sys
 from typing import Any, Self
@@ -9,12 +9,12 @@ _PARTS = ("training", "validation")
 
 
 def on_terminal() -> bool:
-    """Whether somebody watches."""
+    """Returns whether standard error is a terminal."""
     return sys.stderr.isatty()
 
 
 class Progress:
-    """Is told of the compilation, of each step and of each epoch, and shows nothing."""
+    """Receives the events of a run and shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -23,17 +23,17 @@ class Progress:
         pass
 
     def compiling(self) -> None:
-        """What follows takes its time."""
+        """Reports that compilation begins."""
 
     def step(self) -> None:
-        """A step has been taken."""
+        """Reports a completed step."""
 
     def epoch(self, row: Row) -> None:
-        """An epoch is complete, and has these metrics."""
+        """Reports the metrics of a completed epoch."""
 
 
 class Lines(Progress):
-    """A line for each epoch. 50 columns are enough for it."""
+    """Prints one line per epoch, at most 50 columns wide."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
@@ -59,7 +59,7 @@ class Lines(Progress):
 
 
 class Bar(Lines):
-    """The same lines, and a bar over all steps, which is gone when it ends."""
+    """Prints the same lines above a bar over all steps, which disappears at the end."""
 
     def __init__(self, epochs: int, steps_per_epoch: int, steps_taken: int) -> None:
         from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""A training run from its data to its last picture."""
+"""A training run, from loading the data to writing the results."""
 
 import csv
 import io
@@ -45,21 +45,21 @@ _EXAMPLES = 5
 
 
 def execute(out: Path, options: Options, stored: dict[str, Any] | None) -> int:
-    """Trains in a directory that is locked, and returns the exit status.
+    """Trains in a locked directory and returns the exit status.
 
     Args:
-        out: the directory of the run.
-        options: what it depends on.
-        stored: ``config.json`` of the run that goes on, or ``None``.
+        out: directory of the run.
+        options: options of the run.
+        stored: ``config.json`` of the run to resume, or ``None``.
 
     Raises:
-        CommandError: the data are wrong, or the loss is no finite number any more.
+        CommandError: the data are invalid, or the loss is not finite.
     """
     try:
         data, split = _prepare(out, options, stored)
         with _interrupts.deferred() as interrupted:
-            # A signal to one process stops all of them, after the same step.
-            Run(out, options, data, split).execute(lambda: _processes.highest(interrupted()))
+            # A signal to one process stops all of them after the same step.
+            Run(out, options, data, split).execute(lambda: _processes.maximum(interrupted()))
     except InterruptedRunError as error:
         number = error.number
     except KeyboardInterrupt:
@@ -68,30 +68,30 @@ def execute(out: Path, options: Options, stored: dict[str, Any] | None) -> int:
         return 0
     if _processes.is_first():
         advice = _program.command("train", "--resume", "--out", out)
-        print(f"interrupted and saved; go on with: {advice}", file=sys.stderr)
+        print(f"interrupted and saved; resume with: {advice}", file=sys.stderr)
     return 128 + number
 
 
 def _prepare(
     out: Path, options: Options, stored: dict[str, Any] | None
 ) -> tuple[Dataset, dict[str, np.ndarray]]:
-    """Loads and splits the data, the same ones in all processes."""
-    begins = stored is None and _processes.is_first()
-    if begins:
-        # First of all: what --resume goes by.
+    """Loads and splits the data, and checks that all processes have the same."""
+    creates_run = stored is None and _processes.is_first()
+    if creates_run:
+        # Write the options before anything else, so that --resume finds them.
         _run_directory.write_config(out, _config(options))
     try:
-        data, split = _processes.together(lambda: _load(options))
+        data, split = _processes.in_all(lambda: _load(options))
         fingerprint = _processes.from_first(lambda: data.fingerprint)
-        _processes.together(lambda: _check_same_images(data, fingerprint))
+        _processes.in_all(lambda: _check_same_images(data, fingerprint))
     except CommandError:
-        if begins:
+        if creates_run:
             _run_directory.discard(out)
         raise
     if stored is not None and stored.get("images_sha256") not in (None, fingerprint):
         raise CommandError(
-            f"--resume needs the images that the run in {out} began with; "
-            f"those in {options.data or 'the digits'} are others"
+            f"--resume needs the images that the run in {out} started with; "
+            f"those in {options.data or 'the digits'} differ"
         )
     return data, split
 
@@ -113,13 +113,13 @@ def _check_same_images(data: Dataset, fingerprint: str) -> None:
 
 
 class Run:
-    """Trains the network; in the first process, writes and shows what comes of it.
+    """Trains the network; the first process also writes and prints the results.
 
     Args:
-        out: the directory of the run.
-        options: what it depends on.
+        out: directory of the run.
+        options: options of the run.
         data: the images.
-        split: their indices, by the names of the parts.
+        split: indices of the images in each split.
     """
 
     def __init__(
@@ -133,9 +133,9 @@ class Run:
         self._is_first = _processes.is_first()
 
     def execute(self, interrupted: Callable[[], int]) -> None:
-        """Runs from wherever the run stands."""
+        """Runs from the last checkpoint, or from the start, to the end."""
         if self._is_first:
-            self._introduce()
+            self._print_summary()
         learner = Learner(self._network(), self._data, self._options, self._steps_per_epoch)
         training = Training(learner, self._split, self._options)
         with Checkpoints(self._out / _run_directory.CHECKPOINT) as checkpoints:
@@ -144,14 +144,16 @@ class Run:
             if len(snapshot.history) > self._options.epochs:
                 raise CommandError(
                     f"--epochs must be at least the {len(snapshot.history)} that the run in "
-                    f"{self._out} has had, got {self._options.epochs}"
+                    f"{self._out} has completed, got {self._options.epochs}"
                 )
             self._write_config(results=None)
             taken = training.steps_taken(snapshot)
             if taken and self._is_first:
-                print(f"going on after {_place(snapshot, self._steps_per_epoch)}", flush=True)
+                print(f"resuming after {_position(snapshot, self._steps_per_epoch)}", flush=True)
             with self._progress(taken) as progress:
-                snapshot = training.run(snapshot, checkpoints, progress, interrupted, self._publish)
+                snapshot = training.run(
+                    snapshot, checkpoints, progress, interrupted, self._write_metrics
+                )
         self._finish(learner, snapshot)
 
     def _network(self, implementation: str | None = None) -> _networks.Network:
@@ -164,7 +166,7 @@ class Run:
         _, height, width, channels = self._data.images.shape
         return height, width, channels
 
-    def _introduce(self) -> None:
+    def _print_summary(self) -> None:
         data = self._data
         height, width, channels = self._image_shape
         frozen = ", ".join(parts.CONVOLUTIONS)
@@ -172,17 +174,15 @@ class Run:
         print(
             f"{len(data.images)} images of {height} x {width} x {channels} in "
             f"{len(data.classes)} classes\n{sizes}\n"
-            f"biases frozen, as batch normalization cancels them:\n  {frozen}",
+            f"frozen biases, which batch normalization cancels:\n  {frozen}",
             flush=True,
         )
         if data.left_out:
-            print(f"files left out: {len(data.left_out)}", file=sys.stderr)
+            print(f"skipped files: {len(data.left_out)}", file=sys.stderr)
             for reason in data.left_out[:_NAMED_FILES]:
                 print(f"  {reason}", file=sys.stderr)
             if len(data.left_out) > _NAMED_FILES:
-                print(
-                    f"  ... all are named in {self._out / _run_directory.CONFIG}", file=sys.stderr
-                )
+                print(f"  ... full list in {self._out / _run_directory.CONFIG}", file=sys.stderr)
 
     def _progress(self, steps_taken: int) -> Progress:
         if not self._is_first:
@@ -196,7 +196,7 @@ class Run:
             config = _config(self._options, self._data, self._split, results)
             _run_directory.write_config(self._out, config)
 
-    def _publish(self, history: Sequence[Row]) -> None:
+    def _write_metrics(self, history: Sequence[Row]) -> None:
         if not self._is_first:
             return
         text = io.StringIO()
@@ -211,7 +211,7 @@ class Run:
         if not self._is_first:
             return
         kept = best_epoch(snapshot.history)
-        # The exported network must not depend on the devices that trained it.
+        # Detach the arrays from the mesh, so that the export runs on any device.
         best = jax.tree.map(lambda array: jnp.asarray(np.asarray(array)), best)
         layers = {
             "First convolution": best["params"]["convolution"],
@@ -227,10 +227,10 @@ class Run:
                 {name: np.asarray(layer["weights"]) for name, layer in layers.items()}
             ),
             _run_directory.CONFUSION: _plots.draw_confusion(
-                self._data.labels[indices], test.answers, self._data.classes
+                self._data.labels[indices], test.predictions, self._data.classes
             ),
         }
-        self._publish(snapshot.history)
+        self._write_metrics(snapshot.history)
         for name, content in files.items():
             _run_directory.write(self._out, name, content)
         self._write_config(
@@ -250,14 +250,14 @@ class Run:
         )
 
     def _write_examples(self) -> Path:
-        """Writes one test image of each of the first classes, and returns the first of them."""
+        """Writes a test image of each of the first classes; returns the path of the first."""
         directory = self._out / _run_directory.EXAMPLES
         directory.mkdir(exist_ok=True)
         written = []
         for label, name in enumerate(self._data.classes[:_EXAMPLES]):
             index = next(i for i in self._split["test"] if self._data.labels[i] == label)
             suffix, content = self._data.as_file(index)
-            # A class may have any name.
+            # Class names may contain any character.
             file = re.sub(r"[^\w.-]", "_", f"{label + 1}-{name[:40]}{suffix}")
             _run_directory.write(directory, file, content)
             written.append(directory / file)
@@ -270,7 +270,7 @@ def _config(
     split: dict[str, np.ndarray] | None = None,
     results: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """What ``config.json`` holds; without the data's part while they are not loaded."""
+    """Returns the content of ``config.json``; omits the data before they are loaded."""
     config: dict[str, Any] = {
         "versions": {
             **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax")},
@@ -293,6 +293,7 @@ def _config(
     return config | {"results": results}
 
 
-def _place(snapshot: Snapshot, steps_per_epoch: int) -> str:
-    epochs = f"{len(snapshot.history)} epochs"
+def _position(snapshot: Snapshot, steps_per_epoch: int) -> str:
+    count = len(snapshot.history)
+    epochs = f"{count} epoch{'' if count == 1 else 's'}"
     return f"{epochs} and {snapshot.step} of {steps_per_epoch} steps" if snapshot.step else epochs

@@ -1,4 +1,4 @@
-"""The directory of a training run. Its files are written whole or not at all."""
+"""The directory of a training run, whose files are written atomically."""
 
 import contextlib
 import json
@@ -30,13 +30,13 @@ _KEYS = {"options", "versions"}
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Keeps other processes from training in a directory, which is made if there is none.
+    """Locks a directory against other training processes; creates it if necessary.
 
-    The lock ends with the process, however that ends. Where the system has no such locks, there is
-    none.
+    The operating system releases the lock when the process ends, in whatever way. On Windows there
+    is no lock.
 
     Raises:
-        CommandError: another process holds the lock, or there is a file in place of the directory.
+        CommandError: another process holds the lock, or the path is a file.
     """
     if directory.exists() and not directory.is_dir():
         raise CommandError(f"--out must be a directory, got the file {directory}")
@@ -48,25 +48,25 @@ def locked(directory: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise CommandError(
                 f"--out {directory}: another process is training there; "
-                "wait for its end, or name another directory"
+                "wait until it ends, or choose another directory"
             ) from error
         yield
 
 
 def check_free(directory: Path) -> None:
-    """Raises ``CommandError`` where a new run would overwrite something."""
+    """Raises ``CommandError`` if a new run would overwrite something."""
     if (directory / CONFIG).exists():
         raise CommandError(
-            f"--out {directory} already holds a run: go on with it by --resume, "
-            "or name another directory"
+            f"--out {directory} already holds a run: continue it with --resume, "
+            "or choose another directory"
         )
     for name in _ALL:
         if (directory / name).exists():
-            raise CommandError(f"--out {directory} already holds {name}: name another directory")
+            raise CommandError(f"--out {directory} already holds {name}: choose another directory")
 
 
 def write(directory: Path, name: str, content: bytes) -> None:
-    """Writes a file under another name and renames it."""
+    """Writes a file atomically: under a temporary name, which is then renamed."""
     temporary = directory / f".{name}.part"
     with temporary.open("wb") as file:
         file.write(content)
@@ -76,10 +76,10 @@ def write(directory: Path, name: str, content: bytes) -> None:
 
 
 def discard(directory: Path) -> None:
-    """Removes what there is of a run that never began."""
+    """Removes the files of a run that failed before it began."""
     for name in (CONFIG, LOCK):
         (directory / name).unlink(missing_ok=True)
-    # Not if the user keeps other files in it.
+    # Keep a directory that holds other files.
     with contextlib.suppress(OSError):
         directory.rmdir()
 
@@ -87,15 +87,15 @@ def discard(directory: Path) -> None:
 def write_config(directory: Path, config: dict[str, Any]) -> None:
     """Writes ``config.json``."""
     text = json.dumps({"format": FORMAT, **config}, indent=2, ensure_ascii=False)
-    # A file may have a name that is no text; json.loads undoes this.
+    # File names may contain undecodable bytes, which json.loads restores.
     write(directory, CONFIG, f"{text}\n".encode(errors="surrogatepass"))
 
 
 def find_config(directory: Path) -> dict[str, Any] | None:
-    """Reads ``config.json``, or returns ``None`` where there is none.
+    """Reads ``config.json``; returns ``None`` if there is none.
 
     Raises:
-        CommandError: it is not what :func:`write_config` wrote.
+        CommandError: the file was not written by :func:`write_config` of this version.
     """
     path = directory / CONFIG
     try:

@@ -1,4 +1,4 @@
-"""The epochs of a run, from wherever it stands to where it ends."""
+"""The epochs of a run."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ from grouped_conv_jax.commands._progress import Progress
 
 
 class InterruptedRunError(Exception):
-    """A signal came, and the run is saved.
+    """A signal stopped the run after saving it.
 
     Args:
-        number: the signal.
+        number: number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -29,13 +29,13 @@ class InterruptedRunError(Exception):
 class Training:
     """Trains a learner on one split and validates it on another.
 
-    All that a run depends on is in its options, in its data and in the snapshots: a run that goes
-    on from any snapshot ends as one that was never interrupted.
+    The options, the data and a snapshot determine the rest of a run, so a resumed run reaches the
+    same result as an uninterrupted one.
 
     Args:
-        learner: what is trained.
-        split: indices of images, by the names ``"training"`` and ``"validation"``.
-        options: of the run.
+        learner: the learner to train.
+        split: image indices, under the names ``"training"`` and ``"validation"``.
+        options: options of the run.
     """
 
     def __init__(self, learner: Learner, split: dict[str, np.ndarray], options: Options) -> None:
@@ -45,24 +45,24 @@ class Training:
         self._steps_per_epoch = steps_per_epoch(split, options)
 
     def begin(self) -> Snapshot:
-        """Where a run starts."""
+        """Returns the initial snapshot."""
         state = self._learner.begin(self._options.seed)
         return Snapshot(state, _result(state), history=[], step=0)
 
     def place(self, snapshot: Snapshot) -> Snapshot:
-        """Brings a snapshot to the devices."""
+        """Places a snapshot on the devices."""
         state, best = self._learner.place((snapshot.state, snapshot.best))
         return snapshot._replace(state=state, best=best)
 
     def is_over(self, history: Sequence[Row]) -> bool:
-        """Whether all epochs are done, or patience has run out."""
+        """Returns whether all epochs are complete or patience has run out."""
         patience = self._options.patience or math.inf
         return (
             len(history) >= self._options.epochs or len(history) - best_epoch(history) >= patience
         )
 
     def steps_taken(self, snapshot: Snapshot) -> int:
-        """How many steps a snapshot has behind it."""
+        """Returns the number of steps before a snapshot."""
         return len(snapshot.history) * self._steps_per_epoch + snapshot.step
 
     def run(
@@ -76,18 +76,18 @@ class Training:
         """Trains until the run is over, with a checkpoint after each epoch.
 
         Args:
-            snapshot: where to start.
-            checkpoints: where snapshots are saved.
-            progress: is told of the compilation, of each step and of each epoch.
-            interrupted: tells the number of the signal to save and stop at, or 0.
-            publish: is given the history after each epoch.
+            snapshot: the snapshot to start from.
+            checkpoints: store of the snapshots.
+            progress: receives the events of the run.
+            interrupted: returns the number of a received signal, or 0.
+            publish: called with the history after each epoch.
 
         Returns:
-            Where the run ended.
+            The final snapshot.
 
         Raises:
-            InterruptedRunError: it was interrupted; the snapshot is saved.
-            CommandError: the loss is no finite number any more.
+            InterruptedRunError: a signal arrived; the snapshot is saved.
+            CommandError: the loss is not finite.
         """
         if not self.is_over(snapshot.history):
             progress.compiling()
@@ -106,17 +106,17 @@ class Training:
         interrupted: Callable[[], int],
     ) -> Snapshot:
         number, size = len(snapshot.history), self._options.batch_size
-        # From seed and number alone, so that a resumed run shuffles alike.
+        # Seed the shuffle by epoch, so that a resumed run shuffles the same way.
         generator = np.random.default_rng([self._options.seed, number])
         order = generator.permutation(self._split["training"])
         state = snapshot.state
         if snapshot.step == 0:
             state = state._replace(totals=jax.numpy.zeros_like(state.totals))
         for step in range(snapshot.step, self._steps_per_epoch):
-            if number_of_signal := interrupted():
+            if signal_number := interrupted():
                 snapshot = snapshot._replace(state=state, step=step)
                 checkpoints.save(snapshot, self.steps_taken(snapshot))
-                raise InterruptedRunError(number_of_signal)
+                raise InterruptedRunError(signal_number)
             state = self._learner.step(state, order[step * size : (step + 1) * size])
             progress.step()
         history = [*snapshot.history, self._measure(state, number)]
@@ -124,7 +124,7 @@ class Training:
         return Snapshot(state, best, history, step=0)
 
     def _measure(self, state: State, number: int) -> Row:
-        loss, right = (np.asarray(state.totals, np.float64)).tolist()
+        loss, correct = (np.asarray(state.totals, np.float64)).tolist()
         images = len(self._split["training"])
         validation = self._learner.evaluate(
             state.params, state.batch_stats, self._split["validation"]
@@ -133,13 +133,13 @@ class Training:
             "epoch": number + 1,
             "learning_rate": self._learner.learning_rate(number * self._steps_per_epoch),
             "training_loss": loss / images,
-            "training_accuracy": right / images,
+            "training_accuracy": correct / images,
             "validation_loss": validation.loss,
             "validation_accuracy": validation.accuracy,
         }
         if not math.isfinite(row["training_loss"]) or not math.isfinite(row["validation_loss"]):
             raise CommandError(
-                f"the loss is no finite number any more in epoch {number + 1}; "
+                f"the loss is not finite in epoch {number + 1}; "
                 f"a lower --learning-rate may help, got {self._options.learning_rate}",
                 exit_status=1,
             )
@@ -147,10 +147,10 @@ class Training:
 
 
 def steps_per_epoch(split: dict[str, np.ndarray], options: Options) -> int:
-    """How many batches the training images make, the last one perhaps a smaller one.
+    """Returns the number of batches per epoch, including a smaller last one.
 
     Raises:
-        CommandError: there are fewer images than one batch takes.
+        CommandError: there are fewer training images than one batch.
     """
     if options.batch_size > len(split["training"]):
         raise CommandError(
@@ -161,7 +161,7 @@ def steps_per_epoch(split: dict[str, np.ndarray], options: Options) -> int:
 
 
 def best_epoch(history: Sequence[Row]) -> int:
-    """The number of the epoch with the lowest validation loss, the first of equals; 0 for none."""
+    """Returns the first epoch with the lowest validation loss, counted from 1; 0 without epochs."""
     losses = [row["validation_loss"] for row in history]
     return losses.index(min(losses)) + 1 if losses else 0
 

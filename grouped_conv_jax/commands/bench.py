@@ -1,4 +1,4 @@
-"""``grouped-conv-jax bench``: measures grouped convolutions against lax and PyTorch."""
+"""``grouped-conv-jax bench``: compares grouped convolutions with lax and PyTorch."""
 
 import argparse
 import os
@@ -16,12 +16,12 @@ from grouped_conv_jax.commands._options import flag, positive, positive_integer
 from grouped_conv_jax.operation._choice import check_implementation
 from grouped_conv_jax.operation._description import Role
 
-SUMMARY = "measure grouped convolutions against lax and PyTorch"
+SUMMARY = "compare grouped convolutions with lax and PyTorch"
 DESCRIPTION = """\
-Measures grouped convolutions, each role on its own: forward pass, input gradient and
-filter gradient. Every result is checked against float64 before it is timed. Contenders
-alternate in one process, in blocks of back-to-back calls; the lower quartile of all calls
-counts. Page faults and time in the system are those of a call of this package.
+Measures each role of grouped convolutions separately: forward pass, input gradient and
+filter gradient. Checks every result against float64 before timing it. Contenders
+alternate in one process, in blocks of back-to-back calls, and the reported time is the
+lower quartile of all calls. Page faults and system time are per call of this package.
 """
 EPILOG = """\
 examples:
@@ -32,12 +32,12 @@ examples:
   bench --from-json run-1.json run-2.json --markdown - --plot speedups.png
   bench --suite resnext-50-32x4d --compile-for v5e --dtype bfloat16 --json v5e.json
 
-The peak is the rate of the fastest matrix product found at the start. The roofline is
-the time that copying the operands and the result would take at the highest rate found
-at the start, or multiplying as often at the peak; operations are counted as if padding
-were pixels too. Networks are measured once more with small pages, in a process of its
-own, where this one has huge ones, unless --no-huge-pages is given. The exit status is
-0 if all results of this package were right, 1 if not, 2 for arguments that are refused.
+The peak is the rate of the fastest matrix product measured at the start. The roofline
+is a lower bound on the time: the time to move operands and result at the highest copy
+rate measured at the start, or to do the operations at the peak, whichever is longer.
+Operations on padding count. If this process uses huge pages, a child process measures
+networks again with small pages, unless --no-huge-pages is given. The exit status is 0
+if all results of this package are correct, 1 if not, and 2 for invalid arguments.
 """
 
 _ALL = "all"
@@ -47,13 +47,13 @@ _SHAPE_OPTIONS = ("filters", "filter_size", "stride", "dilation", "groups", "pad
 _ROLE_OPTIONS = ("role", "implementation", "dtype")
 _TIMING_OPTIONS = ("rounds", "seconds", "one_thread")
 _MEASURING_OPTIONS = ("against", *_ROLE_OPTIONS, *_TIMING_OPTIONS, "batch", "compile_for")
-# Known to `estimates`, which imports more than help needs.
+# A copy of `estimates.TARGETS`, whose module is too expensive to import for --help.
 _TARGETS = ("v5e", "v6e", "v5p")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options. Those not given are absent, so that useless ones can be refused."""
-    what = parser.add_argument_group("what to measure, or to show")
+    """Adds the options without defaults, so that options without effect can be rejected."""
+    what = parser.add_argument_group("what to measure or show")
     how = parser.add_argument_group("how to measure")
     shape = parser.add_argument_group("the convolution of --shape")
     out = parser.add_argument_group("what to write")
@@ -64,11 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = (*SUITES, _ALL)
     listed = ", ".join(names)
     add(what, "--suite", listed, nargs="+", choices=names, metavar="NAME")
-    add(what, "--shape", "one convolution, of this input", type=sizes, metavar="B,H,W,C")
+    add(what, "--shape", "one convolution with this input shape", type=sizes, metavar="B,H,W,C")
     add(
         what,
         "--network",
-        f"a training step of: {', '.join(NETWORKS)}",
+        f"a training step of {', '.join(NETWORKS)}",
         nargs="+",
         choices=tuple(NETWORKS),
         metavar="NAME",
@@ -76,13 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         what,
         "--from-json",
-        "show what runs have written instead of measuring; several are put together",
+        "show the results of earlier runs, combined by medians, instead of measuring",
         nargs="+",
         type=Path,
         metavar="FILE",
     )
 
-    add(shape, "--filters", "all groups together (default: C)", type=positive_integer, metavar="N")
+    add(shape, "--filters", "total over groups (default: C)", type=positive_integer, metavar="N")
     add(shape, "--filter-size", "(default: 3)", type=sizes, metavar="K|H,W")
     add(shape, "--stride", "(default: 1)", type=sizes, metavar="N|V,H")
     add(shape, "--dilation", "(default: 1)", type=sizes, metavar="N|V,H")
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         how,
         "--against",
-        "lax, torch in the better of its two layouts, or nothing (default: lax)",
+        "lax, torch (in its faster layout), or nothing (default: lax)",
         nargs="*",
         choices=("lax", "torch"),
         metavar="NAME",
@@ -100,38 +100,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(how, "--dtype", "(default: float32)", choices=_DTYPES)
     roles = f"{', '.join(_ROLES)} (default: all)"
     add(how, "--role", roles, nargs="+", choices=tuple(_ROLES), metavar="ROLE")
-    add(how, "--implementation", "of this package (default: its choice)", metavar="NAME")
+    add(how, "--implementation", "force one of this package (default: chosen)", metavar="NAME")
     add(how, "--batch", "images, for --suite and --network (default: 8)", type=positive_integer)
-    add(how, "--rounds", "blocks of each contender (default: 3)", type=positive_integer)
-    add(how, "--seconds", "of a block (default: 0.3)", type=positive, metavar="S")
+    add(how, "--rounds", "blocks per contender (default: 3)", type=positive_integer)
+    add(how, "--seconds", "duration of a block (default: 0.3)", type=positive, metavar="S")
     add(
         how,
         "--one-thread",
-        "measure this package on one core too, in a process of its own (Linux)",
+        "also measure this package on one core, in a child process (Linux)",
         action="store_true",
     )
 
     add(
         how,
         "--compile-for",
-        "compile for this TPU instead, without one: its compiler's estimates (needs jax[tpu])",
+        "report a TPU compiler's estimates instead of times; needs no TPU, but jax[tpu]",
         choices=_TARGETS,
         metavar="|".join(_TARGETS),
     )
 
-    add(out, "--json", "everything, for --from-json", type=Path, metavar="FILE")
-    add(out, "--markdown", "tables for a README; - prints them", metavar="FILE|-")
-    add(out, "--plot", "a PNG of the speedups", type=Path, metavar="FILE")
+    add(out, "--json", "all measurements, for --from-json", type=Path, metavar="FILE")
+    add(out, "--markdown", "Markdown tables; - prints them", metavar="FILE|-")
+    add(out, "--plot", "PNG of the speedups", type=Path, metavar="FILE")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures or reads, then shows and writes.
+    """Measures or reads results, then prints and writes them.
 
     Returns:
-        0, or 1 if a result of this package was wrong or missing.
+        0, or 1 if a result of this package is wrong or missing.
 
     Raises:
-        CommandError: the options do not go together, something is missing, or a file is unreadable.
+        CommandError: options are inconsistent, a requirement is missing, or a file is unreadable.
     """
     given = vars(arguments)
     _check_options(given)
@@ -159,9 +159,9 @@ def _check_options(given: dict[str, Any]) -> None:
     if "compile_for" in given and "torch" in given.get("against", ()):
         raise CommandError("--against torch is for a device")
     cases = "suite" in given or "shape" in given
-    # A training step can be compiled in any dtype, but is measured in float32.
+    # Training steps compile in any dtype, but are measured in float32 only.
     roles = ("role", "implementation") if "compile_for" in given else _ROLE_OPTIONS
-    useless = {
+    without_effect = {
         "--shape": _SHAPE_OPTIONS if "shape" not in given else (),
         "--suite, --shape and --network": _MEASURING_OPTIONS if "from_json" in given else (),
         "--suite and --shape": () if cases else roles,
@@ -169,16 +169,16 @@ def _check_options(given: dict[str, Any]) -> None:
         "measurements": ("json",) if "from_json" in given else (),
         "a device": _TIMING_OPTIONS if "compile_for" in given else (),
     }
-    for purpose, names in useless.items():
+    for purpose, names in without_effect.items():
         for name in names:
             if name in given:
                 raise CommandError(f"{flag(name)} is for {purpose}")
 
 
 def _check_possible(given: dict[str, Any]) -> None:
-    """Finds out before the work whether it can be done and its results written."""
+    """Checks requirements and output paths before any work is done."""
     if "one_thread" in given and not hasattr(os, "sched_setaffinity"):
-        raise CommandError("--one-thread is for Linux, where a process can be kept on one core")
+        raise CommandError("--one-thread needs Linux, to pin a process to one core")
     if "plot" in given:
         require("matplotlib")
     for name in ("json", "markdown", "plot"):
@@ -228,7 +228,7 @@ def _measure(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _repeated(given: dict[str, Any], but: Sequence[str]) -> list[str]:
-    """The options of the same measurement again, but for some."""
+    """Returns the options that repeat the measurement, except those in ``but``."""
     words = []
     for name in ("suite", "shape", "network", *_SHAPE_OPTIONS, *_MEASURING_OPTIONS):
         if name in given and name not in (*but, "one_thread"):
@@ -253,11 +253,11 @@ def _read(paths: list[Path]) -> list[dict[str, Any]]:
 
 
 def _write(given: dict[str, Any], documents: list[dict[str, Any]]) -> None:
-    """Writes the files, each whole or not at all, and prints the tables."""
+    """Writes the files atomically and prints the tables."""
     from grouped_conv_jax.benchmarks import report
 
     if "json" in given:
-        # First, since nothing else is lost for good.
+        # Write the JSON first: the other outputs can be derived from it.
         _write_file(given["json"], results.to_json(documents[0]).encode())
     combined = results.combine(documents)
     if given.get("markdown") != "-":

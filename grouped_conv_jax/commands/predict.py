@@ -1,6 +1,6 @@
 """``grouped-conv-jax predict``: classifies images with a trained network.
 
-It needs JAX, Pillow and the exported network, and none of the code that trained it.
+It needs JAX, Pillow and the exported network, but not the code that trained it.
 """
 
 import argparse
@@ -27,15 +27,16 @@ from grouped_conv_jax.commands._images import (
 
 SUMMARY = "classify images with a trained network"
 DESCRIPTION = """\
-Classifies images with a network that `train` wrote. Prints a line for each image: its
-name, the class and the class's probability, separated by tabs. Control characters in
-names, such as newlines, and bytes that are no text become escapes (--json keeps the
-former). Of a folder, all files count but those whose names begin with a dot.
+Classifies images with a network that `train` wrote. Prints one line per image: its
+name, the predicted class and its probability, separated by tabs. Control characters in
+names, such as newlines, and undecodable bytes are printed as escapes (--json escapes
+the latter only). A folder stands for all files in it, except hidden ones, whose names
+begin with a dot.
 """
 EPILOG = f"""\
 {HOW_IMAGES_ARE_READ}
-The exit status is 0 if all images were classified, 1 if some could not be read (they
-are named on the standard error stream), 2 if there is no network in --model.
+The exit status is 0 if all images were classified, 1 if some could not be read (which
+standard error lists), and 2 if --model holds no network.
 """
 
 
@@ -43,11 +44,11 @@ class Model(NamedTuple):
     """A network that was read from a run's directory.
 
     Attributes:
-        classes: the classes' names.
-        image_size: (height, width) of the images that it takes.
-        channels: of those images.
-        probabilities: from ``(1, H, W, C)``, float32 from 0 to 1, to ``(1, K)``.
-        value_range: what becomes 0 and 1 in images whose format defines no range.
+        classes: names of the classes.
+        image_size: (height, width) of the input images.
+        channels: number of channels of the input images.
+        value_range: the values to map to 0 and 1 in images whose format defines no range.
+        probabilities: maps images ``(1, H, W, C)``, float32 in [0, 1], to ``(1, K)``.
     """
 
     classes: list[str]
@@ -57,7 +58,7 @@ class Model(NamedTuple):
     probabilities: Callable[[np.ndarray], Any]
 
     def classify(self, path: Path) -> np.ndarray:
-        """The probability of each class for the image in a file."""
+        """Returns the probability of each class for the image in a file."""
         pixels = read_image(path, self.image_size, self.channels).to_unit(self.value_range)
         return np.asarray(self.probabilities(pixels[np.newaxis]))[0]
 
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         0, or 1 if some images could not be read.
 
     Raises:
-        CommandError: there is no network.
+        CommandError: the model cannot be loaded.
     """
     require("PIL", "flatbuffers")
     model = load(arguments.model)
@@ -117,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files, those in folders among them; a folder without files stands for itself."""
+    """Yields the files, expanding folders; yields an empty folder itself, to report it."""
     for path in paths:
         files = [f for f in visible(path.rglob("*"), path) if f.is_file()] if path.is_dir() else []
         yield from files or [path]
@@ -127,7 +128,7 @@ def load(directory: Path) -> Model:
     """Reads the network from a run's directory.
 
     Raises:
-        CommandError: there is none, it is damaged, or it is of a newer JAX.
+        CommandError: there is no network, it is damaged, or a newer JAX wrote it.
     """
     import jax
     from jax import export
@@ -152,14 +153,14 @@ def load(directory: Path) -> Model:
         )
     try:
         exported = export.deserialize(bytearray(network.read_bytes()))
-        (images,), (answers,) = exported.in_avals, exported.out_avals
-        # One call compiles it, which shows whether it is whole and for this device.
+        (images,), (scores,) = exported.in_avals, exported.out_avals
+        # Compile, to find damage and missing support for this device now.
         exported.call(np.zeros((1, *images.shape[1:]), np.float32))
-    # What JAX raises for a damaged file is not documented.
+    # JAX does not document which errors it raises for damaged files.
     except Exception as error:
         raise CommandError(
             f"{network} is damaged, or not for this device: {type(error).__name__}: {error}"
         ) from error
-    if (*images.shape[1:], answers.shape[1]) != (height, width, channels, len(classes)):
-        raise CommandError(f"{network} and {described} are of different runs")
+    if (*images.shape[1:], scores.shape[1]) != (height, width, channels, len(classes)):
+        raise CommandError(f"{network} and {described} belong to different runs")
     return Model(classes, (height, width), channels, value_range, exported.call)

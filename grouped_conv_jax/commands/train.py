@@ -19,37 +19,37 @@ SUMMARY = "train the channel-wise separable network on images"
 DESCRIPTION = """\
 Trains the channel-wise separable network (grouped_conv_jax.linen.SeparableNetwork,
 grouped_conv_jax.nnx.SeparableNetwork) on images: scikit-learn's 1,797 handwritten
-digits, or a folder of your own. 15 % of each class are held out for validation and
-15 % for test. The parameters of the epoch with the lowest validation loss are kept.
-The biases in front of the batch normalizations stay 0 (learning-rate factor 0): these
-cancel them, and only rounding errors would move them.
+digits, or a folder of your own. Holds out 15 % of each class for validation and 15 %
+for test, and keeps the parameters of the epoch with the lowest validation loss. Freezes
+the biases in front of batch normalizations at 0 (learning-rate factor 0), because the
+normalization cancels them and their gradients are only rounding errors.
 """
 EPILOG = f"""\
 {HOW_IMAGES_ARE_READ}
-what is written to --out:
+files in --out:
   config.json       options, classes, image size, scaling of the pixels, results, and
                     the versions of JAX, jaxlib, Flax and this package
   metrics.csv       loss and accuracy of each epoch
-  curves.png        the same as curves
+  curves.png        plot of metrics.csv
   filters.png       the filters of the first two convolutions, by group
-  confusion.png     which test images were taken for what
+  confusion.png     confusion matrix of the test images
   model.stablehlo   the network for `predict`, for CPU, CUDA and TPU
   examples/         a few test images, to try `predict` on
-  checkpoint/       all that --resume needs, in Orbax's format
+  checkpoint/       the state for --resume, in Orbax's format
 
-Every batch is spread over all devices of JAX. Over several processes, on one machine or
-more, all need the same options and images; process 0 alone reads and writes --out. A
-signal to one of them stops all.
+Each batch is sharded over all devices of JAX. Several processes, on one or more
+machines, must have the same options and images; only process 0 reads and writes --out.
+A signal to one process stops all of them.
 
-Ctrl-C and SIGTERM save and stop, with the exit status 130 or 143. `train --resume --out
-DIR` goes on, after these or any other end, and reaches the results of a run that was
-never interrupted (on a GPU, to the last digit, under
-XLA_FLAGS=--xla_gpu_deterministic_ops=true).
+Ctrl-C and SIGTERM save the run and stop it with exit status 130 or 143. `train --resume
+--out DIR` continues an interrupted or killed run and reaches the result of an
+uninterrupted one; on a GPU, bitwise equality needs
+XLA_FLAGS=--xla_gpu_deterministic_ops=true.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options. Those of the run are absent where not given, so that --resume can tell."""
+    """Adds the options; those of the run have no default, so that --resume detects given ones."""
     _add_data(parser.add_argument_group("images"))
     _add_training(parser.add_argument_group("training"))
     where = parser.add_argument_group("run")
@@ -57,14 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="directory for the results (default: runs/digits, or runs/ and the name of --data)",
+        help="directory of the results (default: runs/digits, or runs/NAME for --data .../NAME)",
     )
     where.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in --out and with its options; --epochs may be another",
+        help="continue the run in --out with its own options; --epochs may differ",
     )
-    _add_processes(parser.add_argument_group("several processes, one command each"))
+    _add_processes(parser.add_argument_group("several processes (run the command in each)"))
 
 
 def _add(group: argparse._ArgumentGroup, name: str, help: str, **kwargs: Any) -> None:
@@ -74,14 +74,14 @@ def _add(group: argparse._ArgumentGroup, name: str, help: str, **kwargs: Any) ->
 def _add_data(group: argparse._ArgumentGroup) -> None:
     height, width = _options.IMAGE_SIZE
     size = (
-        "pixels to which the images of --data are resized, height first "
+        "size in pixels to which the images of --data are resized, height first "
         f"(default: {height}x{width})"
     )
     seed = (
-        "seed of the split, of the first parameters and of the order of the images "
+        "seed of the split, the initial parameters and the order of the images "
         f"(default: {_DEFAULT.seed})"
     )
-    folder = "folder of images, one subfolder a class (default: the digits)"
+    folder = "folder of images, with one subfolder per class (default: the digits)"
     _add(group, "--data", folder, metavar="DIR")
     _add(group, "--image-size", size, type=_options.image_size, metavar="N|HxW")
     _add(group, "--seed", seed, type=_options.seed, metavar="N")
@@ -92,7 +92,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     count: dict[str, Any] = {"type": _options.positive_integer, "metavar": "N"}
     solvers = tuple(_options.LEARNING_RATES)
     epochs = f"passes over the training images (default: {_DEFAULT.epochs})"
-    rate = f"first learning rate (default: {rates})"
+    rate = f"initial learning rate (default: {rates})"
     l2 = f"L2 regularization (default: {_DEFAULT.l2:g})"
     momentum = f"momentum of sgdm (default: {_options.MOMENTUM})"
     schedule = (
@@ -107,7 +107,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     _add(group, "--l2", l2, type=_options.nonnegative, metavar="FACTOR")
     _add(group, "--momentum", momentum, type=_options.fraction, metavar="M")
     _add(group, "--epochs", epochs, **count)
-    _add(group, "--batch-size", f"images in a step (default: {_DEFAULT.batch_size})", **count)
+    _add(group, "--batch-size", f"images per step (default: {_DEFAULT.batch_size})", **count)
     _add(group, "--patience", patience, **count)
 
 
@@ -116,24 +116,24 @@ def _add_processes(group: argparse._ArgumentGroup) -> None:
         "--coordinator",
         type=_options.address,
         metavar="HOST:PORT",
-        help="address where process 0 listens, the same for all",
+        help="address on which process 0 listens",
     )
     group.add_argument(
-        "--processes", type=_options.positive_integer, metavar="N", help="how many there are"
+        "--processes", type=_options.positive_integer, metavar="N", help="number of processes"
     )
     group.add_argument(
-        "--process-id", type=_options.process_id, metavar="I", help="which one this is, from 0"
+        "--process-id", type=_options.process_id, metavar="I", help="index of this process, from 0"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains, or goes on with it.
+    """Starts or resumes a run.
 
     Returns:
         0, 130 after Ctrl-C, or 143 after SIGTERM.
 
     Raises:
-        CommandError: an option or the data are wrong, or the loss is no finite number any more.
+        CommandError: an option or the data are invalid, or the loss is not finite.
     """
     given = {name: getattr(arguments, name) for name in _options.NAMES if name in arguments}
     if "data" in given:
@@ -142,12 +142,14 @@ def run(arguments: argparse.Namespace) -> int:
     _join(arguments)
     _require_modules(digits="data" not in given and not arguments.resume)
     _check_alike(given | {"data": "data" in given, "resume": arguments.resume})
-    with contextlib.ExitStack() as held:
-        # What the first process finds holds for all.
-        found, stored = _processes.from_first(lambda: _begin(out, arguments.resume, given, held))
+    with contextlib.ExitStack() as stack:
+        # Only the first process accesses the directory.
+        found, stored = _processes.from_first(
+            lambda: _open_run(out, arguments.resume, given, stack)
+        )
         options = Options.from_json(found)
         if "data" in given:
-            # Another machine may have the images elsewhere.
+            # The path of the images may differ between machines.
             options = dataclasses.replace(options, data=given["data"])
 
         from grouped_conv_jax.commands import _run
@@ -156,18 +158,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _join(arguments: argparse.Namespace) -> None:
-    """Connects with the other processes, if there are any."""
-    place = (arguments.coordinator, arguments.processes, arguments.process_id)
-    if place == (None, None, None):
+    """Connects with the other processes, if any."""
+    connection = (arguments.coordinator, arguments.processes, arguments.process_id)
+    if connection == (None, None, None):
         return
-    if None in place:
+    if None in connection:
         raise CommandError("--coordinator, --processes and --process-id belong together")
     if arguments.process_id >= arguments.processes:
         raise CommandError(
             f"--process-id must be less than --processes {arguments.processes}, "
             f"got {arguments.process_id}"
         )
-    _processes.join(*place)
+    _processes.join(*connection)
 
 
 def _require_modules(digits: bool) -> None:
@@ -177,7 +179,7 @@ def _require_modules(digits: bool) -> None:
 
 
 def _check_alike(given: dict[str, Any]) -> None:
-    """Raises ``CommandError`` in all processes unless all were given the same options."""
+    """Raises ``CommandError`` in all processes unless all have the same options."""
     words = json.dumps(given, sort_keys=True)
     first = _processes.from_first(lambda: words)
 
@@ -185,24 +187,24 @@ def _check_alike(given: dict[str, Any]) -> None:
         if words != first:
             raise CommandError(f"all processes need the same options, {first}; got {words}")
 
-    _processes.together(compare)
+    _processes.in_all(compare)
 
 
-def _begin(
-    out: Path, resume: bool, given: dict[str, Any], held: contextlib.ExitStack
+def _open_run(
+    out: Path, resume: bool, given: dict[str, Any], stack: contextlib.ExitStack
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Locks the directory, and returns the options and ``config.json`` of a run that goes on."""
+    """Locks the directory; returns the options and, if resuming, the stored ``config.json``."""
     stored = _run_directory.find_config(out) if resume else None
     if stored is not None:
         options = Options.from_json(stored["options"]).resume(given)
     elif resume:
         raise CommandError(
-            f"--resume needs a run to go on with, and there is no {out / _run_directory.CONFIG}; "
-            "name the run's directory by --out, or leave --resume out to begin a run"
+            f"--resume needs a run to continue, and there is no {out / _run_directory.CONFIG}; "
+            "give the directory of the run as --out, or omit --resume to start a run"
         )
     else:
         options = Options.begin(given)
-    held.enter_context(_run_directory.locked(out))
+    stack.enter_context(_run_directory.locked(out))
     if stored is None:
         _run_directory.check_free(out)
     return options.to_json(), stored

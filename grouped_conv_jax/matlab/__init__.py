@@ -1,4 +1,4 @@
-"""Layers and networks under their MATLAB names, for those who come from there.
+"""Layers, networks and training under the names and conventions of MATLAB.
 
 Example:
     >>> from grouped_conv_jax.matlab import groupedConvolution2dLayer

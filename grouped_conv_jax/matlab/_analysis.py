@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 
 from grouped_conv_jax.matlab import _display
 from grouped_conv_jax.matlab._layer import Size
-from grouped_conv_jax.matlab._layer_array import LayerArray, layers
+from grouped_conv_jax.matlab._layer_array import layers
 from grouped_conv_jax.matlab._trained_network import TrainedNetwork
 
 
 class LayerAnalysis(NamedTuple):
-    """What `analyze` finds out about a layer.
+    """The sizes that `analyze` reports for a layer.
 
     Attributes:
-        name: of the layer.
-        description: what it does.
-        activations: the size of its output for one image: ``(H, W, C)``, or ``(F,)``.
-        learnables: the sizes of its learnables by their names.
-        num_learnables: how many numbers they hold.
+        name: name of the layer.
+        description: summary of its operation.
+        activations: size of its output for one image: ``(H, W, C)``, or ``(F,)``.
+        learnables: size of each learnable, by name.
+        num_learnables: total number of elements in the learnables.
     """
 
     name: str
@@ -29,35 +29,36 @@ class LayerAnalysis(NamedTuple):
 
 
 class Analysis(tuple[LayerAnalysis, ...]):
-    """One `LayerAnalysis` a layer; printed, a table."""
+    """One `LayerAnalysis` per layer; prints as a table."""
 
     @property
     def num_learnables(self) -> int:
-        """How many numbers the learnables of the network hold."""
+        """Total number of elements in the learnables of the network."""
         return sum(layer.num_learnables for layer in self)
 
     def __repr__(self) -> str:
         rows = [("", "Name", "Layer", "Activations", "Learnables", "Number")]
         for i, layer in enumerate(self, 1):
             learnables = ", ".join(
-                f"{name} {_display.size(size)}" for name, size in layer.learnables.items()
+                f"{name} {_display.format_size(size)}" for name, size in layer.learnables.items()
             )
             activations = "x".join(map(str, layer.activations))
             number = str(layer.num_learnables)
             row = (str(i), layer.name, layer.description, activations, learnables, number)
             rows.append(row)
-        return "\n".join([*_display.table(rows), "", f"learnables: {self.num_learnables}"])
+        return "\n".join([*_display.format_table(rows), "", f"learnables: {self.num_learnables}"])
 
 
 def analyze(network: Any) -> Analysis:
-    """Returns the sizes of a network's activations and learnables, without computing anything.
+    """Returns the sizes of a network's activations and learnables by abstract evaluation.
 
     Args:
-        network: what `layers` returns, a list of layers, or a trained network.
+        network: a layer array from `layers`, a list of layers, or a trained network.
 
     Raises:
         TypeError: ``network`` is something else.
-        ValueError: it does not begin with an image input, or layers do not fit.
+        ValueError: the network does not begin with an image input, or its layers do not fit
+            together.
 
     Example:
         >>> from grouped_conv_jax.matlab import *
@@ -68,7 +69,7 @@ def analyze(network: Any) -> Analysis:
     """
     if isinstance(network, TrainedNetwork):
         network = network.Layers
-    array = network if isinstance(network, LayerArray) else layers(network)
+    array = layers(network)
     return Analysis(
         LayerAnalysis(
             layer.Name,
@@ -77,5 +78,5 @@ def analyze(network: Any) -> Analysis:
             learnables,
             sum(map(math.prod, learnables.values())),
         )
-        for layer, (activations, learnables) in zip(array, array._activations(), strict=True)
+        for layer, (activations, learnables) in zip(array, array._infer_sizes(), strict=True)
     )

@@ -9,11 +9,11 @@ import numpy as np
 from flax import nnx
 
 from grouped_conv_jax.matlab import _linen_modules, _nnx_modules, _values
-from grouped_conv_jax.matlab._described import Property
 from grouped_conv_jax.matlab._initializers import across_channels, initializer
 from grouped_conv_jax.matlab._layer import Layer, Operation, Size
+from grouped_conv_jax.matlab._properties import Property
 
-# Flax's names of what MATLAB calls so.
+# Flax's names to MATLAB's.
 _STATISTICS = {"mean": "TrainedMean", "var": "TrainedVariance"}
 _ARRAY = _values.array(3)
 
@@ -21,17 +21,17 @@ _ARRAY = _values.array(3)
 class BatchNormalizationLayer(Layer):
     """Normalizes each channel over the batch, then scales and shifts it.
 
-    `batchNormalizationLayer` is another name of this class. In training it uses the batch's own
-    mean and (biased) variance and moves the running ones towards them; elsewhere it uses
-    ``TrainedMean`` and ``TrainedVariance``.
+    `batchNormalizationLayer` is an alias of this class. Training normalizes with the mean and the
+    (biased) variance of the mini-batch and updates the running statistics; inference normalizes
+    with ``TrainedMean`` and ``TrainedVariance``.
 
     Args:
         *pairs: properties as ``'Name', value`` pairs.
-        **properties: those below that are not read-only.
+        **properties: the writable properties below, as keyword arguments.
 
     Raises:
-        TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.
-        ValueError: a wrong value.
+        TypeError: a name is unknown, read-only or repeated, or a value has the wrong type.
+        ValueError: a value is invalid.
 
     Example:
         >>> from grouped_conv_jax.matlab import batchNormalizationLayer
@@ -56,21 +56,21 @@ class BatchNormalizationLayer(Layer):
     NumChannels = Property("Number of channels, or 'auto'.", _values.auto_or_positive, "auto")
     TrainedMean = Property("(1, 1, channels), or None.", _ARRAY, None)
     TrainedVariance = Property("(1, 1, channels), or None.", _ARRAY, None)
-    MeanDecay = Property("Share of the batch in the running mean.", _values.unit, 0.1)
-    VarianceDecay = Property("Share of the batch in the running variance.", _values.unit, 0.1)
-    Epsilon = Property("What is added to the variance.", _values.positive, 1e-5)
+    MeanDecay = Property("Weight of the batch in the running mean.", _values.unit, 0.1)
+    VarianceDecay = Property("Weight of the batch in the running variance.", _values.unit, 0.1)
+    Epsilon = Property("Constant added to the variance.", _values.positive, 1e-5)
     OffsetInitializer = Property(
-        "A word, or a function of the size.", _values.bias_initializer, "zeros"
+        "Initializer: a name or a function.", _values.bias_initializer, "zeros"
     )
     ScaleInitializer = Property(
-        "A word, or a function of the size.", _values.bias_initializer, "ones"
+        "Initializer: a name or a function.", _values.bias_initializer, "ones"
     )
     Offset = Property("(1, 1, channels), or None.", _ARRAY, None)
     Scale = Property("(1, 1, channels), or None.", _ARRAY, None)
-    OffsetLearnRateFactor = Property("Factor of the learning rate.", _values.nonnegative, 1.0)
-    ScaleLearnRateFactor = Property("Factor of the learning rate.", _values.nonnegative, 1.0)
-    OffsetL2Factor = Property("Factor of the L2 regularization.", _values.nonnegative, 1.0)
-    ScaleL2Factor = Property("Factor of the L2 regularization.", _values.nonnegative, 1.0)
+    OffsetLearnRateFactor = Property("Factor on the learning rate.", _values.nonnegative, 1.0)
+    ScaleLearnRateFactor = Property("Factor on the learning rate.", _values.nonnegative, 1.0)
+    OffsetL2Factor = Property("Factor on the L2 regularization.", _values.nonnegative, 1.0)
+    ScaleL2Factor = Property("Factor on the L2 regularization.", _values.nonnegative, 1.0)
 
     _learnables = ("Offset", "Scale")
     _sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -89,7 +89,7 @@ class BatchNormalizationLayer(Layer):
         return values
 
     def check_channels(self, channels: int) -> None:
-        """Raises ``ValueError`` unless this number of channels is the layer's."""
+        """Raises ``ValueError`` unless the layer accepts this number of channels."""
         expected = {"NumChannels": self.NumChannels} | {
             f"{name} of size {array.shape}": array.shape[-1]
             for name in ("TrainedMean", "TrainedVariance", "Offset", "Scale")
@@ -98,12 +98,11 @@ class BatchNormalizationLayer(Layer):
         for name, number in expected.items():
             if number not in ("auto", channels):
                 raise ValueError(
-                    f"{name} must be for the number of input channels, "
-                    f"got {channels} input channels"
+                    f"{name} must match the number of input channels, got {channels} input channels"
                 )
 
     def trained(self) -> dict[str, jax.Array]:
-        """The running statistics that there are, under Flax's names."""
+        """Returns the running statistics that are set, under Flax's names."""
         return {
             name: jnp.asarray(array, jnp.float32).reshape(-1)
             for name, property in _STATISTICS.items()
@@ -111,7 +110,7 @@ class BatchNormalizationLayer(Layer):
         }
 
     def factors(self) -> tuple[tuple[str, float, float], ...]:
-        """Learning-rate and L2 factor of each learnable, under Flax's names."""
+        """Returns the learning-rate and L2 factor of each learnable, under Flax's names."""
         return (
             ("bias", self.OffsetLearnRateFactor, self.OffsetL2Factor),
             ("scale", self.ScaleLearnRateFactor, self.ScaleL2Factor),
@@ -155,11 +154,11 @@ class BatchNormalizationLayer(Layer):
         arrays |= {property: statistics[name] for name, property in _STATISTICS.items()}
         return {name: array.reshape(across_channels(array.shape)) for name, array in arrays.items()}
 
-    def _wanted(self) -> Sequence[str]:
+    def _required(self) -> Sequence[str]:
         return (*self._learnables, *_STATISTICS.values())
 
     def _stored_sizes(self, learnables: Mapping[str, Size]) -> Mapping[str, Sequence[Size]]:
-        return {name: [learnables["Scale"]] for name in self._wanted()}
+        return {name: [learnables["Scale"]] for name in self._required()}
 
     def _describe(self) -> str:
         channels = self.NumChannels if self.Scale is None else np.size(self.Scale)

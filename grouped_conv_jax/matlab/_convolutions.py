@@ -1,4 +1,4 @@
-"""Convolutions: grouped ones, and those of one group."""
+"""Grouped and ordinary convolutions."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -9,24 +9,25 @@ from flax import nnx
 import grouped_conv_jax.linen
 import grouped_conv_jax.nnx
 from grouped_conv_jax.matlab import _values
-from grouped_conv_jax.matlab._described import Property
 from grouped_conv_jax.matlab._initializers import without_groups
 from grouped_conv_jax.matlab._layer import Size
-from grouped_conv_jax.matlab._windows import Window, whole
+from grouped_conv_jax.matlab._properties import Property
+from grouped_conv_jax.matlab._values import integral
+from grouped_conv_jax.matlab._windows import Window
 
 
 class _Convolution(Window):
-    """What both convolutions have."""
+    """Base of the two convolution layers."""
 
-    FilterSize = Property("(height, width) of the filters, in pixels.", whole)
-    DilationFactor = Property("Distance between filter taps, in pixels.", whole, (1, 1))
-    PaddingValue = Property("A number, or a word for how the image continues.", default=0)
-    WeightsInitializer = Property("A word, or a function of the size.", default="glorot")
-    BiasInitializer = Property("A word, or a function of the size.", default="zeros")
-    WeightLearnRateFactor = Property("Factor of the learning rate.", default=1.0)
-    BiasLearnRateFactor = Property("Factor of the learning rate.", default=1.0)
-    WeightL2Factor = Property("Factor of the L2 regularization.", default=1.0)
-    BiasL2Factor = Property("Factor of the L2 regularization.", default=0.0)
+    FilterSize = Property("(height, width) of the filters, in pixels.", integral)
+    DilationFactor = Property("Distance between filter taps, in pixels.", integral, (1, 1))
+    PaddingValue = Property("A number, or the name of a padding mode.", default=0)
+    WeightsInitializer = Property("Initializer: a name or a function.", default="glorot")
+    BiasInitializer = Property("Initializer: a name or a function.", default="zeros")
+    WeightLearnRateFactor = Property("Factor on the learning rate.", default=1.0)
+    BiasLearnRateFactor = Property("Factor on the learning rate.", default=1.0)
+    WeightL2Factor = Property("Factor on the L2 regularization.", default=1.0)
+    BiasL2Factor = Property("Factor on the L2 regularization.", default=0.0)
 
     _learnables = ("Weights", "Bias")
     _arguments: ClassVar[Mapping[str, str]] = {
@@ -45,10 +46,10 @@ class _Convolution(Window):
     }
 
     def to_linen(self, data_format: str = "BSSC") -> "grouped_conv_jax.linen.GroupedConv2D":
-        """Returns the Linen module with these properties and this name.
+        """Returns a Linen module with the properties and the name of this layer.
 
         Args:
-            data_format: one letter an axis, as in :func:`grouped_conv_jax.grouped_conv2d`.
+            data_format: one letter for each axis, as in :func:`grouped_conv_jax.grouped_conv2d`.
 
         Example:
             >>> from grouped_conv_jax.matlab import groupedConvolution2dLayer
@@ -63,15 +64,15 @@ class _Convolution(Window):
     def to_nnx(
         self, num_channels: int, *, rngs: nnx.Rngs, data_format: str = "BSSC"
     ) -> "grouped_conv_jax.nnx.GroupedConv2D":
-        """Returns the NNX module with these properties; NNX modules have no name.
+        """Returns an NNX module with the properties of this layer; NNX modules have no name.
 
         Args:
             num_channels: number of input channels.
-            rngs: where the initializers' keys come from.
-            data_format: one letter an axis, as in :func:`grouped_conv_jax.grouped_conv2d`.
+            rngs: source of the initializers' keys.
+            data_format: one letter for each axis, as in :func:`grouped_conv_jax.grouped_conv2d`.
 
         Raises:
-            ValueError: the channels do not fit the groups or the weights.
+            ValueError: the number of channels does not match the groups or the weights.
 
         Example:
             >>> from flax import nnx
@@ -97,7 +98,7 @@ class _Convolution(Window):
         return {"Weights": params["weights"], "Bias": params["bias"]}
 
     def _filters(self, number: int, channels: int | str) -> str:
-        """How many filters of which size, for tables."""
+        """Returns the number of filters and their size, for tables."""
         size = "x".join(map(str, self.FilterSize))
         return f"{number} {size}" + ("" if channels == "auto" else f"x{channels}")
 
@@ -105,21 +106,21 @@ class _Convolution(Window):
 class GroupedConvolution2DLayer(_Convolution):
     """A grouped convolution with MATLAB's arguments and properties.
 
-    `groupedConvolution2dLayer` is another name of this class. Properties can be set later too,
-    under the same checks. Neither the case of their names matters nor that of words. Pairs are
-    tuples here, and an array that is not set is ``None``.
+    `groupedConvolution2dLayer` is an alias of this class. Properties can be assigned after
+    construction, with the same checks. Property names and string values are case-insensitive.
+    Pairs are returned as tuples, and an unset array is ``None``.
 
     Args:
         filterSize: height and width of the filters in pixels, or one number for both.
-        numFiltersPerGroup: number of filters of a group.
-        numGroups: number of groups, or ``'channel-wise'`` for one a channel.
+        numFiltersPerGroup: number of filters in each group.
+        numGroups: number of groups, or ``'channel-wise'`` for one group per channel.
         *pairs: properties as ``'Name', value`` pairs.
         **properties: properties as keyword arguments: ``Padding`` (``'same'``, ``p``, ``[a, b]`` or
-            ``[t, b, l, r]``) and those below that are not read-only.
+            ``[t, b, l, r]``) and the writable properties below.
 
     Raises:
-        TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.
-        ValueError: a wrong value.
+        TypeError: a name is unknown, read-only or repeated, or a value has the wrong type.
+        ValueError: a value is invalid.
 
     Example:
         >>> from grouped_conv_jax.matlab import groupedConvolution2dLayer
@@ -129,9 +130,9 @@ class GroupedConvolution2DLayer(_Convolution):
         >>> layer.WeightLearnRateFactor = 2
     """
 
-    NumGroups = Property("Number of groups, or 'channel-wise'.", whole)
-    NumChannelsPerGroup = Property("Channels of a group, or 'auto'.", whole, "auto")
-    NumFiltersPerGroup = Property("Number of filters of a group.", whole)
+    NumGroups = Property("Number of groups, or 'channel-wise'.", integral)
+    NumChannelsPerGroup = Property("Channels per group, or 'auto'.", integral, "auto")
+    NumFiltersPerGroup = Property("Filters per group.", integral)
     Weights = Property("(h, w, channels, filters, groups), or None.", _values.array(5), None)
     Bias = Property("(1, 1, filters, groups), or None.", _values.array(4), None)
 
@@ -158,24 +159,24 @@ class GroupedConvolution2DLayer(_Convolution):
         if self.Weights is not None:
             *_, channels, _, groups = self.Weights.shape
         filters = self._filters(self.NumFiltersPerGroup, channels)
-        return f"{groups} groups of {filters} convolutions {self._steps()}"
+        return f"{groups} groups of {filters} convolutions {self._stride_and_padding()}"
 
 
 class Convolution2DLayer(_Convolution):
     """A convolution with MATLAB's arguments and properties.
 
-    `convolution2dLayer` is another name of this class. The operation is this package's grouped
-    convolution with one group.
+    `convolution2dLayer` is an alias of this class. The layer computes a grouped convolution with
+    one group.
 
     Args:
         filterSize: height and width of the filters in pixels, or one number for both.
         numFilters: number of filters.
         *pairs: properties as ``'Name', value`` pairs.
-        **properties: properties as keyword arguments, as of :class:`GroupedConvolution2DLayer`.
+        **properties: properties as keyword arguments, as for :class:`GroupedConvolution2DLayer`.
 
     Raises:
-        TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.
-        ValueError: a wrong value.
+        TypeError: a name is unknown, read-only or repeated, or a value has the wrong type.
+        ValueError: a value is invalid.
 
     Example:
         >>> from grouped_conv_jax.matlab import convolution2dLayer
@@ -184,8 +185,8 @@ class Convolution2DLayer(_Convolution):
         (32, 'same')
     """
 
-    NumChannels = Property("Number of input channels, or 'auto'.", whole, "auto")
-    NumFilters = Property("Number of filters.", whole)
+    NumChannels = Property("Number of input channels, or 'auto'.", integral, "auto")
+    NumFilters = Property("Number of filters.", integral)
     Weights = Property("(h, w, channels, filters), or None.", _values.array(4), None)
     Bias = Property("(1, 1, filters), or None.", _values.array(3), None)
 
@@ -220,7 +221,9 @@ class Convolution2DLayer(_Convolution):
 
     def _describe(self) -> str:
         channels = self.NumChannels if self.Weights is None else self.Weights.shape[2]
-        return f"{self._filters(self.NumFilters, channels)} convolutions {self._steps()}"
+        return (
+            f"{self._filters(self.NumFilters, channels)} convolutions {self._stride_and_padding()}"
+        )
 
 
 groupedConvolution2dLayer = GroupedConvolution2DLayer  # noqa: N816

@@ -7,25 +7,25 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from grouped_conv_jax.matlab import _linen_modules, _nnx_modules, _values
-from grouped_conv_jax.matlab._described import Property
 from grouped_conv_jax.matlab._initializers import column, initializer, transposed
 from grouped_conv_jax.matlab._layer import Layer, Operation, Size
+from grouped_conv_jax.matlab._properties import Property
 
 
 class FullyConnectedLayer(Layer):
-    """Multiplies all activations of an image by a matrix, and adds a bias.
+    """Multiplies the flattened activations of each image by a matrix and adds a bias.
 
-    `fullyConnectedLayer` is another name of this class. Images are flattened in column-major order,
-    the height running fastest, as MATLAB does, so that ``Weights`` are MATLAB's.
+    `fullyConnectedLayer` is an alias of this class. Images are flattened in MATLAB's column-major
+    order, with the height varying fastest, so ``Weights`` are interchangeable with MATLAB's.
 
     Args:
         outputSize: number of outputs.
         *pairs: properties as ``'Name', value`` pairs.
-        **properties: those below that are not read-only.
+        **properties: the writable properties below, as keyword arguments.
 
     Raises:
-        TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.
-        ValueError: a wrong value.
+        TypeError: a name is unknown, read-only or repeated, or a value has the wrong type.
+        ValueError: a value is invalid.
 
     Example:
         >>> from grouped_conv_jax.matlab import fullyConnectedLayer
@@ -44,21 +44,21 @@ class FullyConnectedLayer(Layer):
     """
 
     InputSize = Property(
-        "Number of inputs: 'auto' until there are weights.", default="auto", read_only=True
+        "Number of inputs; 'auto' until the weights are set.", default="auto", read_only=True
     )
     OutputSize = Property("Number of outputs.", _values.integer(1))
     WeightsInitializer = Property(
-        "A word, or a function of the size.", _values.weights_initializer, "glorot"
+        "Initializer: a name or a function.", _values.weights_initializer, "glorot"
     )
     BiasInitializer = Property(
-        "A word, or a function of the size.", _values.bias_initializer, "zeros"
+        "Initializer: a name or a function.", _values.bias_initializer, "zeros"
     )
     Weights = Property("(outputs, inputs), or None.", _values.array(2), None)
     Bias = Property("(outputs, 1), or None.", _values.array(2), None)
-    WeightLearnRateFactor = Property("Factor of the learning rate.", _values.nonnegative, 1.0)
-    BiasLearnRateFactor = Property("Factor of the learning rate.", _values.nonnegative, 1.0)
-    WeightL2Factor = Property("Factor of the L2 regularization.", _values.nonnegative, 1.0)
-    BiasL2Factor = Property("Factor of the L2 regularization.", _values.nonnegative, 0.0)
+    WeightLearnRateFactor = Property("Factor on the learning rate.", _values.nonnegative, 1.0)
+    BiasLearnRateFactor = Property("Factor on the learning rate.", _values.nonnegative, 1.0)
+    WeightL2Factor = Property("Factor on the L2 regularization.", _values.nonnegative, 1.0)
+    BiasL2Factor = Property("Factor on the L2 regularization.", _values.nonnegative, 0.0)
 
     _positional = ("OutputSize",)
     _learnables = ("Weights", "Bias")
@@ -79,7 +79,7 @@ class FullyConnectedLayer(Layer):
         return values | {"InputSize": "auto" if weights is None else weights.shape[1]}
 
     def check_inputs(self, inputs: int) -> None:
-        """Raises ``ValueError`` unless this number of inputs is the layer's."""
+        """Raises ``ValueError`` unless the layer accepts this number of inputs."""
         if self.InputSize not in ("auto", inputs):
             raise ValueError(
                 f"Weights of size {self.Weights.shape} must have as many columns as there are "
@@ -87,7 +87,7 @@ class FullyConnectedLayer(Layer):
             )
 
     def factors(self) -> tuple[tuple[str, float, float], ...]:
-        """Learning-rate and L2 factor of each learnable, under Flax's names."""
+        """Returns the learning-rate and L2 factor of each learnable, under Flax's names."""
         return (
             ("kernel", self.WeightLearnRateFactor, self.WeightL2Factor),
             ("bias", self.BiasLearnRateFactor, self.BiasL2Factor),

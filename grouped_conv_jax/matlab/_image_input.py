@@ -1,4 +1,4 @@
-"""The input of images, and their normalization."""
+"""The image input layer and its normalization."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from flax import nnx
 
 from grouped_conv_jax import _checks
 from grouped_conv_jax.matlab import _display, _linen_modules, _nnx_modules, _values
-from grouped_conv_jax.matlab._described import Property
 from grouped_conv_jax.matlab._layer import Layer, Operation, Size
 from grouped_conv_jax.matlab._operations import STATISTICS
+from grouped_conv_jax.matlab._properties import Property
 
 _NORMALIZATIONS = tuple(STATISTICS)
 _STARTS = {"Mean": 0.0, "StandardDeviation": 1.0, "Min": 0.0, "Max": 1.0}
@@ -26,7 +26,7 @@ _STATISTIC = _values.array(3)
 
 
 def _input_size(name: str, value: Any) -> tuple[int, ...]:
-    sizes = _checks.items(_values.whole(value))
+    sizes = _checks.items(_values.to_integers(value))
     if sizes is None or len(sizes) != 3:
         raise ValueError(f"{name} must be (height, width, channels), got {value!r}")
     return tuple(_checks.integer(f"{name}[{i}]", size, 1) for i, size in enumerate(sizes))
@@ -37,9 +37,9 @@ def _statistic_sizes(input_size: Size) -> list[Size]:
 
 
 class ImageInputLayer(Layer):
-    """The input of images, which it normalizes.
+    """Declares the size of the images and normalizes them.
 
-    `imageInputLayer` is another name of this class.
+    `imageInputLayer` is an alias of this class.
 
     Args:
         inputSize: (height, width, channels).
@@ -47,19 +47,19 @@ class ImageInputLayer(Layer):
         **properties: ``Name``, and
 
             - ``Normalization``: ``'zerocenter'`` subtracts ``Mean``; ``'zscore'`` also divides by
-              ``StandardDeviation``; ``'rescale-symmetric'`` and ``'rescale-zero-one'`` bring the
-              interval from ``Min`` to ``Max`` to that from -1 or 0 to 1; ``'none'``; or a function
-              of a batch ``(B, H, W, C)``.
-            - ``NormalizationDimension``: over what `trainNetwork` takes these statistics:
-              ``'auto'`` and ``'channel'`` for each channel, ``'element'`` for each element of the
-              images, ``'all'`` for all together.
-            - ``Mean``, ``StandardDeviation``, ``Min``, ``Max``: of size ``(H, W, C)``,
-              ``(1, 1, C)`` or one number as an array. `trainNetwork` sets them. Until then the
-              means and minima are 0 and the others 1.
+              ``StandardDeviation``; ``'rescale-symmetric'`` and ``'rescale-zero-one'`` map the
+              range from ``Min`` to ``Max`` to [-1, 1] and [0, 1]; ``'none'``; or a function of a
+              batch ``(B, H, W, C)``.
+            - ``NormalizationDimension``: the granularity of the statistics that `trainNetwork`
+              computes: ``'auto'`` and ``'channel'`` per channel, ``'element'`` per element of the
+              images, ``'all'`` over everything.
+            - ``Mean``, ``StandardDeviation``, ``Min``, ``Max``: arrays of size ``(H, W, C)``,
+              ``(1, 1, C)`` or ``(1, 1, 1)``. `trainNetwork` sets them; until then ``Mean`` and
+              ``Min`` act as 0, the other two as 1.
 
     Raises:
-        TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.
-        ValueError: a wrong value.
+        TypeError: a name is unknown, read-only or repeated, or a value has the wrong type.
+        ValueError: a value is invalid.
 
     Example:
         >>> from grouped_conv_jax.matlab import imageInputLayer
@@ -77,12 +77,12 @@ class ImageInputLayer(Layer):
 
     InputSize = Property("(height, width, channels) of the images.", _input_size)
     Normalization = Property(
-        "A word, or a function.",
+        "Name of a normalization, or a function.",
         _values.word(*_NORMALIZATIONS, also="a function", takes=callable),
         "zerocenter",
     )
     NormalizationDimension = Property(
-        "Over what the statistics are taken.",
+        "Granularity of the statistics.",
         _values.word("auto", "channel", "element", "all"),
         "auto",
     )
@@ -117,9 +117,9 @@ class ImageInputLayer(Layer):
         return values
 
     def statistics(self) -> dict[str, jax.Array]:
-        """The statistics that the normalization uses, as they are now."""
+        """Returns the statistics that the normalization uses, or their initial values."""
         arrays = {}
-        for name in self._wanted():
+        for name in self._required():
             array = getattr(self, name)
             if array is None:
                 array = np.full((1, 1, self.InputSize[-1]), _STARTS[name])
@@ -127,13 +127,13 @@ class ImageInputLayer(Layer):
         return arrays
 
     def is_measured(self) -> bool:
-        """Whether there are the statistics that the normalization uses."""
-        return all(getattr(self, name) is not None for name in self._wanted())
+        """Returns whether the statistics that the normalization uses are set."""
+        return all(getattr(self, name) is not None for name in self._required())
 
     def measure(self, images: Any) -> None:
-        """Sets the statistics to those of training images ``(B, H, W, C)``."""
+        """Sets the statistics from training images ``(B, H, W, C)``."""
         axes = {"element": (0,), "all": None}.get(self.NormalizationDimension, (0, 1, 2))
-        for name in self._wanted():
+        for name in self._required():
             floats = {"dtype": np.float64} if name in ("Mean", "StandardDeviation") else {}
             value = np.asarray(_NUMPY[name](images, axis=axes, **floats), np.float32)
             shape = self.InputSize if axes == (0,) else (1, 1, value.size)
@@ -150,18 +150,18 @@ class ImageInputLayer(Layer):
     def _learned(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         return dict(variables.get("batch_stats", {}))
 
-    def _wanted(self) -> Sequence[str]:
+    def _required(self) -> Sequence[str]:
         return STATISTICS.get(self.Normalization, ())
 
     def _stored_sizes(self, learnables: Mapping[str, Size]) -> Mapping[str, Sequence[Size]]:
         del learnables
-        return {name: _statistic_sizes(self.InputSize) for name in self._wanted()}
+        return {name: _statistic_sizes(self.InputSize) for name in self._required()}
 
     def _describe(self) -> str:
         images = f"{'x'.join(map(str, self.InputSize))} images"
         if self.Normalization == "none":
             return images
-        return f"{images} with {_display.shown(self.Normalization)} normalization"
+        return f"{images} with {_display.format_value(self.Normalization)} normalization"
 
 
 imageInputLayer = ImageInputLayer  # noqa: N816

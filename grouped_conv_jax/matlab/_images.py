@@ -1,4 +1,4 @@
-"""Batches of images in any order of axes, and ``(B, H, W, C)``, in which layers compute."""
+"""Conversion of image batches between a data format and the layers' ``(B, H, W, C)``."""
 
 from typing import Any, TypeVar
 
@@ -16,8 +16,9 @@ def to_bssc(name: str, images: Array, data_format: str) -> Array:
     """Reorders the axes of ``images`` to ``(B, H, W, C)``.
 
     Raises:
-        TypeError: ``data_format`` is no string, or ``images`` is no array.
-        ValueError: ``data_format`` is none of a batch of images, or ``images`` has other axes.
+        TypeError: ``data_format`` is not a string, or ``images`` is not an array.
+        ValueError: ``data_format`` does not describe a batch of images, or ``images`` does not
+            have four axes.
     """
     axes = _axes(data_format)
     if not isinstance(images, np.ndarray | jax.Array):
@@ -29,8 +30,8 @@ def to_bssc(name: str, images: Array, data_format: str) -> Array:
     return images.transpose(axes)
 
 
-def numbers(name: str, images: Any, data_format: str) -> npt.NDArray[Any]:
-    """Images of real numbers as ``(B, H, W, C)``, at least one."""
+def check_batch(name: str, images: Any, data_format: str) -> npt.NDArray[Any]:
+    """Checks for a nonempty batch of real-valued images and returns it as ``(B, H, W, C)``."""
     found = to_bssc(
         name, np.asarray(images) if isinstance(images, jax.Array) else images, data_format
     )
@@ -42,13 +43,13 @@ def numbers(name: str, images: Any, data_format: str) -> npt.NDArray[Any]:
 
 
 def from_bssc(images: Array, data_format: str) -> Array:
-    """The inverse of `to_bssc`."""
+    """Inverts `to_bssc`."""
     axes = _axes(data_format)
     return images.transpose([axes.index(i) for i in range(4)])
 
 
 def check_format(data_format: Any) -> None:
-    """Raises unless ``data_format`` is one of a batch of images."""
+    """Raises unless ``data_format`` describes a batch of images."""
     _axes(data_format)
 
 

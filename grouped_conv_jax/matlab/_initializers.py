@@ -1,4 +1,4 @@
-"""Initial values in MATLAB's sizes as initializers of JAX's form ``(key, shape, dtype)``."""
+"""Converts initial values in MATLAB's sizes to JAX initializers ``(key, shape, dtype)``."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,38 +17,38 @@ Size: TypeAlias = tuple[int, ...]
 
 
 def same(shape: Size) -> Size:
-    """Grouped convolutions have MATLAB's axes."""
+    """Returns the shape unchanged: weights of grouped convolutions have MATLAB's axes."""
     return shape
 
 
 def without_groups(shape: Size) -> Size:
-    """Of a convolution: ``(h, w, C, F)`` and ``(1, 1, F)``, without the last axis, one group."""
+    """Drops the group axis: convolutions have ``(h, w, C, F)`` weights and ``(1, 1, F)`` bias."""
     return shape[:-1]
 
 
 def across_channels(shape: Size) -> Size:
-    """Of a batch normalization: ``(1, 1, C)``."""
+    """Returns ``(1, 1, C)``, the size of batch-normalization parameters."""
     return (1, 1, *shape)
 
 
 def column(shape: Size) -> Size:
-    """Of a fully connected layer's bias: ``(K, 1)``."""
+    """Returns ``(K, 1)``, the size of a fully connected layer's bias."""
     return (*shape, 1)
 
 
 def transposed(shape: Size) -> Size:
-    """Of a fully connected layer's weights: ``(K, inputs)``."""
+    """Returns ``(K, inputs)``, the size of a fully connected layer's weights."""
     return shape[::-1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InMatlabSize:
-    """An array or a function ``func(sz)`` in MATLAB's size as an initializer.
+    """Initializer that takes its values from an array or a function ``func(sz)``.
 
     Attributes:
-        property: where it is from, for messages.
-        values: the array, or the function.
-        size_of: from the shape of the learnable to MATLAB's size.
+        property: name of the MATLAB property, for messages.
+        values: the array in MATLAB's size, or a function of that size.
+        size_of: maps the shape of the learnable to MATLAB's size.
     """
 
     property: str
@@ -56,7 +56,7 @@ class InMatlabSize:
     size_of: Callable[[Size], Size] = same
 
     def __call__(self, key: jax.Array, shape: Size, dtype: DTypeLike) -> jax.Array:
-        """Returns the values in the learnable's shape; they have no use for the key."""
+        """Returns the values in the shape of the learnable."""
         del key
         size, name, values = self.size_of(shape), self.property, self.values
         if callable(values):
@@ -81,23 +81,23 @@ class InMatlabSize:
 def initializer(
     property: str, given: Any, otherwise: Any, size_of: Callable[[Size], Size]
 ) -> Initializer:
-    """The initializer of a learnable of two axes, ``(inputs, outputs)``, or of one.
+    """Returns the initializer of a matrix ``(inputs, outputs)`` or of a vector.
 
     Args:
-        property: the learnable's name in MATLAB.
+        property: name of the learnable in MATLAB.
         given: its values, or ``None``.
-        otherwise: a word or a function of the size, which counts where no values are given.
-        size_of: from the shape of the learnable to MATLAB's size.
+        otherwise: name of an initializer or a function of the size, used if ``given`` is ``None``.
+        size_of: maps the shape of the learnable to MATLAB's size.
     """
     if given is not None:
         return InMatlabSize(property, given, size_of)
     if callable(otherwise):
         return InMatlabSize(f"{property}Initializer", otherwise, size_of)
-    return _WORDS[otherwise]
+    return _BY_NAME[otherwise]
 
 
 def _as_pointwise(initialize: Initializer) -> Initializer:
-    """The initializer of a 1x1 convolution for weights ``(inputs, outputs)``."""
+    """Applies the initializer of a 1x1 convolution to a matrix ``(inputs, outputs)``."""
 
     def start(key: jax.Array, shape: Size, dtype: DTypeLike) -> jax.Array:
         return initialize(key, (1, 1, *shape, 1), dtype).reshape(shape)
@@ -105,7 +105,7 @@ def _as_pointwise(initialize: Initializer) -> Initializer:
     return start
 
 
-_WORDS: dict[str, Initializer] = {
+_BY_NAME: dict[str, Initializer] = {
     "glorot": _as_pointwise(initializers.glorot),
     "he": _as_pointwise(initializers.he),
     "narrow-normal": initializers.narrow_normal,
@@ -115,7 +115,7 @@ _WORDS: dict[str, Initializer] = {
 
 
 def same_value(one: Any, other: Any) -> bool:
-    """Whether two values are equal, arrays among them."""
+    """Returns whether two values are equal; arrays compare by dtype and elements."""
     if one is other:
         return True
     arrays = [isinstance(value, np.ndarray | jax.Array) for value in (one, other)]

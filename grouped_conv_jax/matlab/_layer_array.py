@@ -1,4 +1,4 @@
-"""Layer arrays: networks whose layers follow one another."""
+"""Layer arrays: sequential networks."""
 
 import copy
 from collections import Counter
@@ -9,16 +9,16 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from grouped_conv_jax.matlab import _display, _images, _linen_modules, _nnx_modules, _passes
+from grouped_conv_jax.matlab import _display, _forward_pass, _images, _linen_modules, _nnx_modules
 from grouped_conv_jax.matlab._image_input import ImageInputLayer
 from grouped_conv_jax.matlab._layer import Layer, Size
 
 
 class LayerArray(Sequence[Layer]):
-    """Layers that follow one another, each with a name of its own; `layers` makes one.
+    """A sequential network of layers with distinct names; `layers` constructs one.
 
-    A sequence: ``network[0]`` is the first layer, whose properties can be set, and ``network[:-3]``
-    is a list of layers, from which `layers` makes another network.
+    Behaves as a sequence: ``network[0]`` is the first layer, whose properties can be assigned, and
+    ``network[:-3]`` is a list of layers, which can be passed to `layers`.
 
     Args:
         layers: as for `layers`.
@@ -51,21 +51,21 @@ class LayerArray(Sequence[Layer]):
             for i, layer in enumerate(self, 1)
         ]
         lines = [f"  {len(self)}x1 Layer array with layers:", ""]
-        return "\n".join(lines + [f"    {line}" for line in _display.table(rows)])
+        return "\n".join(lines + [f"    {line}" for line in _display.format_table(rows)])
 
     def to_linen(self, data_format: str = "BSSC") -> _linen_modules.Network:
-        """Returns a Linen module whose modules have the names of the layers.
+        """Returns a Linen module whose submodules have the names of the layers.
 
-        Calling it gives scores, its method ``logits`` what goes into the last softmax. Both take
-        ``train=True`` for training: batch normalizations then use the batch's own statistics and
-        update the running ones (collection ``batch_stats``), and dropouts drop (random stream
+        Calling the module returns scores; its method ``logits`` returns the input of the final
+        softmax. With ``train=True``, batch normalizations use the statistics of the mini-batch and
+        update the running ones (collection ``batch_stats``), and dropouts are active (RNG stream
         ``dropout``).
 
         Args:
-            data_format: one letter an axis of the images, such as ``"BSSC"`` or ``"SSCB"``.
+            data_format: one letter for each axis of the images, such as ``"BSSC"`` or ``"SSCB"``.
 
         Raises:
-            ValueError: two layers have one name, or ``data_format`` is none of images.
+            ValueError: two layers have the same name, or ``data_format`` does not describe images.
 
         Example:
             >>> import jax, jax.numpy as jnp
@@ -80,16 +80,17 @@ class LayerArray(Sequence[Layer]):
     def to_nnx(self, *, rngs: nnx.Rngs, data_format: str = "BSSC") -> _nnx_modules.Network:
         """Returns an NNX module whose attributes have the names of the layers.
 
-        ``train()``, the state of a new module, and ``eval()`` are as for any NNX module. Calling it
-        gives scores, its method ``logits`` what goes into the last softmax.
+        Calling the module returns scores; its method ``logits`` returns the input of the final
+        softmax. ``train()``, the initial mode, and ``eval()`` act as for any NNX module.
 
         Args:
-            rngs: where the initializers' keys come from, and what dropouts drop.
-            data_format: one letter an axis of the images, such as ``"BSSC"`` or ``"SSCB"``.
+            rngs: source of the keys of the initializers and the dropouts.
+            data_format: one letter for each axis of the images, such as ``"BSSC"`` or ``"SSCB"``.
 
         Raises:
-            ValueError: the network does not begin with an image input, which says how large the
-                images are; a name is that of an attribute of ``nnx.Module``; layers do not fit.
+            ValueError: the network does not begin with an image input, which declares the size of
+                the images; a layer has the name of an attribute of ``nnx.Module``; or the layers
+                do not fit together.
 
         Example:
             >>> from flax import nnx
@@ -99,7 +100,7 @@ class LayerArray(Sequence[Layer]):
             (50, 3)
         """
         _images.check_format(data_format)
-        sizes = (self._input_size("to_nnx"), *(size for size, _ in self._activations()))
+        sizes = (self._input_size("to_nnx"), *(size for size, _ in self._infer_sizes()))
         return _nnx_modules.Network(tuple(_named(self._layers)), sizes[:-1], data_format, rngs)
 
     def _input_size(self, wanted_by: str) -> Size:
@@ -110,13 +111,13 @@ class LayerArray(Sequence[Layer]):
             )
         return self._layers[0].InputSize
 
-    def _activations(self) -> list[tuple[Size, Mapping[str, Size]]]:
-        """The sizes of each layer's activations and learnables; nothing is computed."""
+    def _infer_sizes(self) -> list[tuple[Size, Mapping[str, Size]]]:
+        """Returns the sizes of each layer's activations and learnables by abstract evaluation."""
         x = jax.ShapeDtypeStruct((1, *self._input_size("analyze")), jax.numpy.float32)
         found: list[tuple[Size, Mapping[str, Size]]] = []
         for layer in _named(self._layers):
             operation, variables = layer._linen(train=False), {}
-            with _passes.in_layer(layer.Name):
+            with _forward_pass.in_layer(layer.Name):
                 if isinstance(operation, nn.Module):
                     x, variables = jax.eval_shape(operation.init_with_output, jax.random.key(0), x)
                 else:
@@ -127,20 +128,20 @@ class LayerArray(Sequence[Layer]):
 
 
 def layers(*layers: Any) -> LayerArray:
-    """Makes a network of layers that follow one another.
+    """Constructs a sequential network.
 
-    Layers are copied. Those without a name get the name that MATLAB's ``trainNetwork`` gives them:
+    The layers are copied. An unnamed layer gets the default name of MATLAB's ``trainNetwork``:
     ``imageinput``, ``conv``, ``groupedconv``, ``batchnorm``, ``relu``, ``maxpool``, ``avgpool2d``,
-    ``gapool``, ``dropout``, ``fc``, ``softmax``, ``classoutput``, numbered from 1 where there are
-    several, as in ``conv_1``.
+    ``gapool``, ``dropout``, ``fc``, ``softmax`` or ``classoutput``. Several layers of one kind are
+    numbered from 1, as in ``conv_1``.
 
     Args:
-        *layers: the layers, or one list of them. A layer that needs no arguments may stand without
-            parentheses, as in MATLAB.
+        *layers: the layers, or one sequence of them. The parentheses of a layer without arguments
+            are optional, as in MATLAB.
 
     Raises:
-        TypeError: something is no layer.
-        ValueError: two layers have one name.
+        TypeError: an element is not a layer.
+        ValueError: two layers have the same name.
 
     Example:
         >>> from grouped_conv_jax.matlab import *
@@ -176,7 +177,7 @@ def _layer(entry: Any, index: int) -> Layer:
 
 
 def _named(layers: Sequence[Layer]) -> list[Layer]:
-    """Copies of layers, where those without a name get one."""
+    """Copies the layers and names the unnamed ones."""
     made = [copy.copy(layer) for layer in layers]
     for name, times in Counter(layer.Name for layer in made if layer.Name).items():
         if times > 1:

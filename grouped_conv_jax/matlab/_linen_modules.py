@@ -1,18 +1,18 @@
-"""Linen modules for layers that differ from Flax's, and for whole networks."""
+"""Linen modules of the layers that Flax lacks, and of whole networks."""
 
 from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 
-from grouped_conv_jax.matlab import _operations, _passes
+from grouped_conv_jax.matlab import _forward_pass, _operations
 from grouped_conv_jax.matlab._layer import Layer
 
 _Factors: TypeAlias = tuple[tuple[str, float, float], ...]
 
 
 class Normalization(nn.Module):
-    """Normalizes images by statistics, which it keeps in ``batch_stats`` and never changes.
+    """Normalizes images by constant statistics, stored in the collection ``batch_stats``.
 
     Attributes:
         layer: an `ImageInputLayer`.
@@ -22,7 +22,7 @@ class Normalization(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns ``(B, H, W, C)`` normalized."""
+        """Returns the normalized images ``(B, H, W, C)``."""
         statistics = {
             name: self.variable("batch_stats", name, lambda s: s, start).value
             for name, start in self.layer.statistics().items()
@@ -33,10 +33,10 @@ class Normalization(nn.Module):
 
 
 class BatchNormalization(nn.BatchNorm):
-    """A batch normalization that starts from given statistics.
+    """Batch normalization whose running statistics start from those of a layer.
 
     Attributes:
-        layer: a `BatchNormalizationLayer`, whose properties the other attributes repeat.
+        layer: the `BatchNormalizationLayer` that the other attributes are derived from.
     """
 
     layer: Any = None
@@ -50,7 +50,7 @@ class BatchNormalization(nn.BatchNorm):
     def __call__(
         self, x: jax.Array, use_running_average: bool | None = None, **kwargs: Any
     ) -> jax.Array:
-        """Returns ``(..., C)`` normalized, scaled and shifted."""
+        """Returns the activations ``(..., C)``, normalized, scaled and shifted."""
         self.layer.check_channels(x.shape[-1])
         if self.is_initializing():
             for name, start in self.layer.trained().items():
@@ -60,10 +60,10 @@ class BatchNormalization(nn.BatchNorm):
 
 
 class FullyConnected(nn.Dense):
-    """A dense layer that takes images too, in MATLAB's order of pixels.
+    """Dense layer that flattens images in MATLAB's column-major order.
 
     Attributes:
-        layer: a `FullyConnectedLayer`, whose properties the other attributes repeat.
+        layer: the `FullyConnectedLayer` that the other attributes are derived from.
     """
 
     layer: Any = None
@@ -81,11 +81,11 @@ class FullyConnected(nn.Dense):
 
 
 class Network(nn.Module):
-    """Layers one after the other; each module has the name of its layer.
+    """A sequential network; each submodule has the name of its layer.
 
     Attributes:
         layers: the layers.
-        data_format: one letter an axis of the images.
+        data_format: one letter for each axis of the images.
     """
 
     layers: tuple[Layer, ...]
@@ -95,20 +95,20 @@ class Network(nn.Module):
         """Returns the scores ``(B, K)`` of images.
 
         Args:
-            images: a batch, with its axes as ``data_format`` says.
-            train: whether batch normalizations use the batch's own statistics and update the
-                running ones (collection ``batch_stats``, which must then be mutable), and dropouts
-                drop (random stream ``dropout``).
+            images: a batch in ``data_format``.
+            train: whether batch normalizations use the statistics of the mini-batch and update the
+                running ones (collection ``batch_stats``, which must be mutable), and dropouts are
+                active (RNG stream ``dropout``).
         """
         scores = self.logits(images, train)
-        for layer in self.layers[len(_passes.before_softmax(self.layers)) :]:
+        for layer in self.layers[len(_forward_pass.before_softmax(self.layers)) :]:
             scores = layer._linen(train)(scores)
         return scores
 
     @nn.compact
     def logits(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Returns what goes into the last softmax."""
+        """Returns the input of the final softmax."""
         operations = {
-            layer.Name: layer._linen(train) for layer in _passes.before_softmax(self.layers)
+            layer.Name: layer._linen(train) for layer in _forward_pass.before_softmax(self.layers)
         }
-        return _passes.run(operations, images, self.data_format)
+        return _forward_pass.run(operations, images, self.data_format)

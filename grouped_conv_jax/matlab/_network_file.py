@@ -1,4 +1,4 @@
-"""Weights of whole networks from MATLAB's files."""
+"""Loads the weights of whole networks from MATLAB files."""
 
 import os
 from collections.abc import Mapping
@@ -16,11 +16,12 @@ from grouped_conv_jax.matlab._trained_network import TrainedNetwork
 
 
 def load_network(path: str | os.PathLike[str], network: Any, *, name: str = "layers") -> LayerArray:
-    """Reads the weights of a whole network from a MATLAB file of version 5, 6, 7 or 7.3.
+    """Loads the weights of a whole network from a MATLAB file of version 5, 6, 7 or 7.3.
 
-    The file holds a struct array with an element for each layer: its ``Name``, and whichever it has
-    of ``Weights``, ``Bias``, ``Offset``, ``Scale``, ``TrainedMean``, ``TrainedVariance``, ``Mean``,
-    ``StandardDeviation``, ``Min`` and ``Max``; empty arrays count as absent. MATLAB writes it by::
+    The file holds a struct array with one element per layer. An element has the layer's ``Name``
+    and those of ``Weights``, ``Bias``, ``Offset``, ``Scale``, ``TrainedMean``, ``TrainedVariance``,
+    ``Mean``, ``StandardDeviation``, ``Min`` and ``Max`` that the layer has. An empty array counts
+    as absent. This MATLAB code writes such a file::
 
         layers = struct('Name', {net.Layers.Name});
         for p = {'Weights','Bias','Offset','Scale','TrainedMean','TrainedVariance','Mean'}
@@ -29,20 +30,21 @@ def load_network(path: str | os.PathLike[str], network: Any, *, name: str = "lay
         save('network.mat', 'layers')
 
     Args:
-        path: the file.
-        network: what `layers` returns, or a list of layers, with the names in the file.
-        name: of the struct array in the file.
+        path: path of the file.
+        network: a layer array or a list of layers, with the names that the file uses.
+        name: name of the struct array in the file.
 
     Returns:
         The network with these weights, for `assembleNetwork`, `trainNetwork`, ``to_linen`` or
         ``to_nnx``.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImportError: the file is of version 7.3 and h5py is not installed.
-        TypeError: ``path`` is no path, or ``network`` no network.
-        ValueError: the file is none of MATLAB's, is truncated or damaged, or does not fit: a layer
-            is missing on one side, lacks learnables, or has them in other sizes.
+        FileNotFoundError: the file does not exist.
+        ImportError: the file has version 7.3 and h5py is not installed.
+        TypeError: ``path`` is not a path, or ``network`` is not a network.
+        ValueError: the file is not a MATLAB file, is truncated or damaged, or does not match the
+            network: a layer is missing on one side, or its learnables are missing or have other
+            sizes.
 
     Example:
         >>> import pathlib, tempfile
@@ -57,10 +59,10 @@ def load_network(path: str | os.PathLike[str], network: Any, *, name: str = "lay
         >>> network[1].Weights.shape
         (3, 8)
     """
-    array = LayerArray(network) if isinstance(network, LayerArray) else layers(network)
+    array = layers(network)
     expected = {
         layer.Name: learnables
-        for layer, (_, learnables) in zip(array, array._activations(), strict=True)
+        for layer, (_, learnables) in zip(array, array._infer_sizes(), strict=True)
     }
     with _mat_files.opened(path) as variables:
         found = _elements(path, variables, name)
@@ -71,31 +73,30 @@ def load_network(path: str | os.PathLike[str], network: Any, *, name: str = "lay
 
 
 def assembleNetwork(network: Any) -> TrainedNetwork:  # noqa: N802
-    """Makes a network for `predict` and `classify` of layers that have all their weights.
+    """Makes a trained network, for `predict` and `classify`, from layers with weights.
 
     Args:
-        network: what `load_network` or `layers` returns, or a list of layers. It ends with a
-            classification output that knows its ``Classes``.
+        network: a layer array, such as `load_network` returns, or a list of layers. The last layer
+            must be a classification output with ``Classes``.
 
     Raises:
-        TypeError: ``network`` is no network.
+        TypeError: ``network`` is not a network.
         ValueError: learnables, statistics or classes are missing.
 
     Example:
         >>> import numpy as np
         >>> from grouped_conv_jax.matlab import *
-        >>> trained = assembleNetwork([
-        ...     imageInputLayer([1, 2, 1], Normalization="none"),
-        ...     fullyConnectedLayer(2, Weights=np.eye(2), Bias=np.zeros((2, 1))),
-        ...     softmaxLayer,
-        ...     classificationLayer(Classes=["left", "right"]),
-        ... ])
-        >>> classify(trained, np.array([0.0, 5.0], np.float32).reshape(1, 1, 2, 1)).tolist()
-        ['right']
+        >>> output = classificationLayer(Classes=["no", "yes"])
+        >>> image_input, dense = imageInputLayer([2, 2, 2]), fullyConnectedLayer(2)
+        >>> network = layers(image_input, dense, softmaxLayer, output)
+        >>> network[0].Mean = np.zeros((1, 1, 2))
+        >>> network[1].Weights, network[1].Bias = np.ones((2, 8)), np.array([[0.0], [1.0]])
+        >>> classify(assembleNetwork(network), np.ones((1, 2, 2, 2), np.float32)).tolist()
+        ['yes']
     """
-    array = LayerArray(network) if isinstance(network, LayerArray) else layers(network)
+    array = layers(network)
     for layer in array:
-        for name in layer._wanted():
+        for name in layer._required():
             if getattr(layer, name) is None:
                 raise ValueError(f"{name} of layer {layer.Name!r} must be set, got none")
     output = array[-1] if len(array) else None
@@ -111,7 +112,7 @@ def assembleNetwork(network: Any) -> TrainedNetwork:  # noqa: N802
 def _elements(
     path: str | os.PathLike[str], variables: Mapping[str, _mat_files.Variable], name: str
 ) -> dict[str, Mapping[str, _mat_files.Variable]]:
-    """The fields of each layer in the file by its name."""
+    """Returns the fields of each layer in the file, by the layer's name."""
     where = f"{name!r} in path={os.fspath(path)!r}"
     _mat_files.check_name(f"path={os.fspath(path)!r}", name, variables)
     if variables[name].matlab_class != "struct":
@@ -147,7 +148,7 @@ def _read(
     learnables: Mapping[str, Size],
     fields: Mapping[str, _mat_files.Variable],
 ) -> None:
-    """Sets what a layer has in the file."""
+    """Sets the properties of a layer that the file holds."""
     sizes = layer._stored_sizes(learnables)
     values: dict[str, Any] = {}
     for property, allowed in sizes.items():

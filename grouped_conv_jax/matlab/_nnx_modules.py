@@ -1,18 +1,18 @@
-"""NNX modules for layers that differ from Flax's, and for whole networks."""
+"""NNX modules of the layers that Flax lacks, and of whole networks."""
 
 from typing import Any, TypeAlias
 
 import jax
 from flax import nnx
 
-from grouped_conv_jax.matlab import _operations, _passes
+from grouped_conv_jax.matlab import _forward_pass, _operations
 from grouped_conv_jax.matlab._layer import Layer, Size
 
 _Factors: TypeAlias = tuple[tuple[str, float, float], ...]
 
 
 class Normalization(nnx.Module):
-    """Normalizes images by statistics, which are ``nnx.BatchStat`` and never change.
+    """Normalizes images by constant statistics, stored as ``nnx.BatchStat``.
 
     Args:
         layer: an `ImageInputLayer`.
@@ -27,13 +27,13 @@ class Normalization(nnx.Module):
             setattr(self, name, nnx.BatchStat(start))
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns ``(B, H, W, C)`` normalized."""
+        """Returns the normalized images ``(B, H, W, C)``."""
         statistics = {name: getattr(self, name).get_value() for name in self.statistics}
         return _operations.normalize(images, self.input_size, self.normalization, statistics)
 
 
 class BatchNormalization(nnx.BatchNorm):
-    """A batch normalization with factors.
+    """Batch normalization with learning-rate and L2 factors.
 
     Attributes:
         factors_of_learnables: each parameter's name, learning-rate factor and L2 factor.
@@ -43,7 +43,7 @@ class BatchNormalization(nnx.BatchNorm):
 
 
 class FullyConnected(nnx.Linear):
-    """A dense layer that takes images too, in MATLAB's order of pixels.
+    """Dense layer that flattens images in MATLAB's column-major order.
 
     Attributes:
         factors_of_learnables: each parameter's name, learning-rate factor and L2 factor.
@@ -57,16 +57,17 @@ class FullyConnected(nnx.Linear):
 
 
 class Network(nnx.Module):
-    """Layers one after the other; each is an attribute with the name of its layer.
+    """A sequential network; each submodule is an attribute with the name of its layer.
 
-    ``train()``, the state of a new module, lets each batch's own statistics normalize it, updates
-    the running ones and lets dropouts drop; ``eval()`` uses the running statistics.
+    In training mode, the initial one, batch normalizations use the statistics of the mini-batch and
+    update the running ones, and dropouts are active. ``eval()`` switches to the running statistics
+    and disables dropouts.
 
     Args:
         layers: the layers.
-        sizes: of the activations that go into each, without the batch.
-        data_format: one letter an axis of the images.
-        rngs: where the initializers' keys come from (streams ``params`` and ``dropout``).
+        sizes: size of each layer's input, without the batch.
+        data_format: one letter for each axis of the images.
+        rngs: source of keys (streams ``params`` and ``dropout``).
     """
 
     def __init__(
@@ -74,21 +75,21 @@ class Network(nnx.Module):
     ) -> None:
         self.data_format = data_format
         self.names = tuple(layer.Name for layer in layers)
-        self.num_before_softmax = len(_passes.before_softmax(layers))
+        self.num_before_softmax = len(_forward_pass.before_softmax(layers))
         for layer, size in zip(layers, sizes, strict=True):
             if hasattr(self, layer.Name):
                 raise ValueError(f"Name must not be that of an attribute, got {layer.Name!r}")
             setattr(self, layer.Name, layer._nnx(size, rngs))
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns the scores ``(B, K)`` of images, with their axes as ``data_format`` says."""
+        """Returns the scores ``(B, K)`` of images in ``data_format``."""
         scores = self.logits(images)
         for name in self.names[self.num_before_softmax :]:
             scores = getattr(self, name)(scores)
         return scores
 
     def logits(self, images: jax.Array) -> jax.Array:
-        """Returns what goes into the last softmax."""
+        """Returns the input of the final softmax."""
         names = self.names[: self.num_before_softmax]
         operations = {name: getattr(self, name) for name in names}
-        return _passes.run(operations, images, self.data_format)
+        return _forward_pass.run(operations, images, self.data_format)

@@ -1,4 +1,4 @@
-"""The operations of the layers other than convolutions, as pure functions."""
+"""Pure functions for the layers other than convolutions."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ STATISTICS = {
     "rescale-symmetric": ("Min", "Max"),
     "rescale-zero-one": ("Min", "Max"),
 }
-"""The statistics of the images that each normalization uses."""
+"""The image statistics that each normalization uses."""
 
 
 def normalize(
@@ -33,7 +33,7 @@ def normalize(
         images: ``(B, H, W, C)``.
         input_size: ``(H, W, C)``.
         normalization: a key of `STATISTICS`, or a function of the images.
-        statistics: the arrays that it names.
+        statistics: the arrays that the normalization uses, by name.
     """
     if images.shape[1:] != input_size:
         raise ValueError(f"images must be of InputSize={input_size}, got {images.shape[1:]}")
@@ -44,7 +44,7 @@ def normalize(
     statistics = {name: array[jnp.newaxis] for name, array in statistics.items()}
     if "Min" in statistics:
         low, high = statistics["Min"], statistics["Max"]
-        # Constant pixels become the lower end.
+        # Avoid 0/0: a constant pixel maps to the lower end.
         rescaled = (images - low) / jnp.where(high == low, 1, high - low)
         return 2 * rescaled - 1 if normalization == "rescale-symmetric" else rescaled
     centered = images - statistics["Mean"]
@@ -55,13 +55,13 @@ def normalize(
 
 
 def flatten(x: jax.Array) -> jax.Array:
-    """Lists the activations of each image in MATLAB's column-major order.
+    """Flattens the activations of each image in MATLAB's column-major order.
 
     Args:
-        x: ``(B, H, W, C)``, or ``(B, F)``, which is returned as it is.
+        x: ``(B, H, W, C)``, or ``(B, F)``, which is returned unchanged.
 
     Returns:
-        ``(B, H*W*C)``, the height running fastest, then the width.
+        ``(B, H*W*C)``, with the height varying fastest, then the width.
 
     Example:
         >>> flatten(jnp.arange(6).reshape(1, 2, 3, 1)).tolist()
@@ -76,20 +76,20 @@ def unchanged(x: jax.Array) -> jax.Array:
 
 
 def global_average(x: jax.Array) -> jax.Array:
-    """Averages over height and width: ``(B, 1, 1, C)``."""
+    """Averages over height and width; returns ``(B, 1, 1, C)``."""
     return x.mean((1, 2), keepdims=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pooling:
-    """A pooling; equal ones compare equal, as JAX's caches want it.
+    """Max or average pooling, hashable for JAX's compilation cache.
 
     Attributes:
         kind: ``"max"`` or ``"average"``.
-        pool: (height, width) of the regions.
+        pool: (height, width) of the pooling regions.
         stride: (vertical, horizontal).
         padding: ``"same"`` or (top, bottom, left, right).
-        includes_padding: whether an average counts the padding, as zeros.
+        includes_padding: whether averages count padding as zeros.
     """
 
     kind: str

@@ -4,21 +4,22 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from grouped_conv_jax.matlab import _values
-from grouped_conv_jax.matlab._described import Property
 from grouped_conv_jax.matlab._operations import Pooling
-from grouped_conv_jax.matlab._windows import Window, whole
+from grouped_conv_jax.matlab._properties import Property
+from grouped_conv_jax.matlab._values import integral
+from grouped_conv_jax.matlab._windows import Window
 
 _HYPERPARAMETERS = ("PoolSize", "Stride", "PaddingMode", "PaddingSize")
 
 
 class _Pooling(Window):
-    """What both poolings have."""
+    """Base of the two pooling layers."""
 
-    PoolSize = Property("(height, width) of the pooling regions, in pixels.", whole)
+    PoolSize = Property("(height, width) of the pooling regions, in pixels.", integral)
 
     _positional = ("PoolSize",)
     _arguments: ClassVar[Mapping[str, str]] = {**Window._arguments, "PoolSize": "filter_size"}
-    # A pool has the geometry of a channel-wise filter.
+    # A pooling region has the geometry of a channel-wise filter.
     _fixed: ClassVar[Mapping[str, Any]] = {
         "num_filters_per_group": 1,
         "num_groups": "channel-wise",
@@ -39,23 +40,25 @@ class _Pooling(Window):
         return Pooling(self._kind, self.PoolSize, self.Stride, padding)
 
     def _describe(self) -> str:
-        return f"{'x'.join(map(str, self.PoolSize))} {self._kind} pooling {self._steps()}"
+        return (
+            f"{'x'.join(map(str, self.PoolSize))} {self._kind} pooling {self._stride_and_padding()}"
+        )
 
 
 class MaxPooling2DLayer(_Pooling):
     """Takes the maximum of each pooling region.
 
-    `maxPooling2dLayer` is another name of this class.
+    `maxPooling2dLayer` is an alias of this class.
 
     Args:
         poolSize: height and width of the regions in pixels, or one number for both.
         *pairs: properties as ``'Name', value`` pairs.
         **properties: ``Stride``, ``Padding`` (``'same'``, ``p``, ``[a, b]`` or ``[t, b, l, r]``,
-            below the pool's size), ``Name``.
+            smaller than the region), ``Name``.
 
     Raises:
-        TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.
-        ValueError: a wrong value.
+        TypeError: a name is unknown, read-only or repeated, or a value has the wrong type.
+        ValueError: a value is invalid.
 
     Example:
         >>> from grouped_conv_jax.matlab import maxPooling2dLayer
@@ -74,7 +77,7 @@ class MaxPooling2DLayer(_Pooling):
                     PaddingSize: [0 0 0 0]
     """
 
-    HasUnpoolingOutputs = Property("Outputs to unpool: none.", default=0, read_only=True)
+    HasUnpoolingOutputs = Property("Always 0: no unpooling.", default=0, read_only=True)
 
     _sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "": ("Name", "HasUnpoolingOutputs", "NumOutputs", "OutputNames"),
@@ -88,17 +91,17 @@ class MaxPooling2DLayer(_Pooling):
 class AveragePooling2DLayer(_Pooling):
     """Takes the mean of each pooling region.
 
-    `averagePooling2dLayer` is another name of this class.
+    `averagePooling2dLayer` is an alias of this class.
 
     Args:
         poolSize: height and width of the regions in pixels, or one number for both.
         *pairs: properties as ``'Name', value`` pairs.
-        **properties: ``Stride``, ``Padding`` and ``Name`` as of `maxPooling2dLayer`, and
+        **properties: ``Stride``, ``Padding`` and ``Name`` as for `maxPooling2dLayer`, and
             ``PaddingValue``: 0 counts the padding as zeros, ``'mean'`` excludes it.
 
     Raises:
-        TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.
-        ValueError: a wrong value.
+        TypeError: a name is unknown, read-only or repeated, or a value has the wrong type.
+        ValueError: a value is invalid.
 
     Example:
         >>> from grouped_conv_jax.matlab import averagePooling2dLayer
@@ -107,8 +110,10 @@ class AveragePooling2DLayer(_Pooling):
     """
 
     PaddingValue = Property(
-        "0, or 'mean' for the mean of the region.",
-        _values.word("mean", also="0", takes=lambda v: _values.whole(v) == 0 and v is not False),
+        "0, or 'mean' to exclude the padding from the mean.",
+        _values.word(
+            "mean", also="0", takes=lambda v: _values.to_integers(v) == 0 and v is not False
+        ),
         0,
     )
 

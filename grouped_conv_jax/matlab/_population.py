@@ -1,4 +1,4 @@
-"""Statistics of batch normalizations over all training images."""
+"""Batch-normalization statistics of the whole training set ("population" statistics)."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -22,8 +22,8 @@ def with_statistics(
 
     Args:
         network: the layers.
-        variables: of its Linen module.
-        batches: images ``(B, H, W, C)``, of one size.
+        variables: variables of the network's Linen module.
+        batches: batches of images ``(B, H, W, C)``, all of one size.
     """
     names = [layer.Name for layer in network if isinstance(layer, BatchNormalizationLayer)]
     if not names:
@@ -35,7 +35,7 @@ def with_statistics(
 
 
 def _with_batch_statistics(network: LayerArray) -> _linen_modules.Network:
-    """The network whose running statistics are those of the last batch, and which drops nothing."""
+    """Returns a module whose running statistics are those of the last batch, without dropout."""
     made = LayerArray(network)
     for layer in made:
         if isinstance(layer, BatchNormalizationLayer):
@@ -54,7 +54,7 @@ def _statistics(
 
 
 def _merge(batches: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
-    """Mean and variance of all batches together, which are of one size."""
+    """Combines means and variances of batches of equal size."""
     mean = np.mean([np.asarray(batch["mean"], np.float64) for batch in batches], axis=0)
     within = np.mean([np.asarray(batch["var"], np.float64) for batch in batches], axis=0)
     between = np.var([np.asarray(batch["mean"], np.float64) for batch in batches], axis=0)

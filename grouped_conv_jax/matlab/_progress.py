@@ -1,4 +1,4 @@
-"""The table that a training prints."""
+"""The progress table of a training."""
 
 import math
 import time
@@ -16,11 +16,11 @@ _COLUMNS = (
 
 
 class Progress:
-    """Prints a line for some iterations, as MATLAB does.
+    """Prints training progress in MATLAB's format.
 
     Args:
-        verbose: whether to print at all.
-        validates: whether there are columns for a validation.
+        verbose: whether to print anything.
+        validates: whether to show validation columns.
     """
 
     def __init__(self, verbose: bool, validates: bool) -> None:
@@ -29,14 +29,14 @@ class Progress:
         self._start = time.monotonic()
 
     def begin(self) -> None:
-        """Prints the head."""
+        """Prints the header."""
         self._print_rule()
         for line in zip(*_COLUMNS, strict=True):
             self._print_cells(line)
         self._print_rule()
 
     def line(self, epoch: int, iteration: int, row: dict[str, float]) -> None:
-        """Prints one iteration, ``row`` with the keys of `TrainedNetwork.info`."""
+        """Prints one iteration; ``row`` has the keys of `TrainedNetwork.info`."""
         seconds = int(time.monotonic() - self._start)
         elapsed = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
         self._print_cells(
@@ -53,7 +53,7 @@ class Progress:
         )
 
     def end(self) -> None:
-        """Prints the end."""
+        """Prints the footer."""
         self._print_rule()
         self._print("Training finished: Max epochs completed.")
 
@@ -77,5 +77,5 @@ def _rate(value: float) -> str:
 
 
 def _validated(value: float, spec: str, unit: str = "") -> str:
-    """The cell of a number, or of none where nothing was validated."""
+    """Formats a validation cell; NaN gives an empty one."""
     return " " * 14 if math.isnan(value) else f" {format(value, spec) + unit:>12} "

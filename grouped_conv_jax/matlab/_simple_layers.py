@@ -9,14 +9,14 @@ import numpy as np
 from flax import nnx
 
 from grouped_conv_jax.matlab import _operations, _values
-from grouped_conv_jax.matlab._described import Property
 from grouped_conv_jax.matlab._layer import Layer, Operation, Size
+from grouped_conv_jax.matlab._properties import Property
 
 
 class ReLULayer(Layer):
     """Sets negative activations to zero.
 
-    `reluLayer` is another name of this class.
+    `reluLayer` is an alias of this class.
 
     Args:
         *pairs: properties as ``'Name', value`` pairs.
@@ -39,9 +39,9 @@ class ReLULayer(Layer):
 
 
 class GlobalAveragePooling2DLayer(Layer):
-    """Averages each channel over the image.
+    """Averages each channel over height and width.
 
-    `globalAveragePooling2dLayer` is another name of this class.
+    `globalAveragePooling2dLayer` is an alias of this class.
 
     Args:
         *pairs: properties as ``'Name', value`` pairs.
@@ -66,18 +66,18 @@ class GlobalAveragePooling2DLayer(Layer):
 
 
 class DropoutLayer(Layer):
-    """Sets activations to zero at random in training, and scales the others up.
+    """Zeroes activations at random in training and scales the others up.
 
-    `dropoutLayer` is another name of this class.
+    `dropoutLayer` is an alias of this class.
 
     Args:
-        probability: of a zero, at least 0 and below 1; 0.5 where it is not given.
+        probability: probability of zeroing an activation, in [0, 1); 0.5 by default.
         *pairs: properties as ``'Name', value`` pairs.
         **properties: ``Name``.
 
     Raises:
-        TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.
-        ValueError: a wrong value.
+        TypeError: a name is unknown, read-only or repeated, or a value has the wrong type.
+        ValueError: a value is invalid.
 
     Example:
         >>> from grouped_conv_jax.matlab import dropoutLayer
@@ -90,7 +90,7 @@ class DropoutLayer(Layer):
             Probability: 0.4000
     """
 
-    Probability = Property("Probability of a zero.", _values.fraction, 0.5)
+    Probability = Property("Probability of zeroing an activation.", _values.fraction, 0.5)
 
     _positional = ("Probability",)
     _sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -113,9 +113,9 @@ class DropoutLayer(Layer):
 
 
 class SoftmaxLayer(Layer):
-    """Normalizes the activations to probabilities, which sum to one over the channels.
+    """Applies softmax over the channels.
 
-    `softmaxLayer` is another name of this class.
+    `softmaxLayer` is an alias of this class.
 
     Args:
         *pairs: properties as ``'Name', value`` pairs.
@@ -149,18 +149,18 @@ def _classes(name: str, value: Any) -> Any:
 
 
 class ClassificationOutputLayer(Layer):
-    """The output of a network that classifies: the cross-entropy of its probabilities.
+    """Declares the classes of a classifier, trained with the cross-entropy loss.
 
-    `classificationLayer` is another name of this class.
+    `classificationLayer` is an alias of this class.
 
     Args:
         *pairs: properties as ``'Name', value`` pairs.
         **properties: ``Name``, and ``Classes``, the labels in the order of the scores; ``'auto'``
-            takes those of the training, sorted.
+            stands for the sorted labels of the training data.
 
     Raises:
-        TypeError: an unknown, a read-only or a repeated name, or a value of the wrong kind.
-        ValueError: a wrong value.
+        TypeError: a name is unknown, read-only or repeated, or a value has the wrong type.
+        ValueError: a value is invalid.
 
     Example:
         >>> from grouped_conv_jax.matlab import classificationLayer
@@ -177,7 +177,7 @@ class ClassificationOutputLayer(Layer):
 
     Classes = Property("The labels, or 'auto'.", _classes, "auto")
     OutputSize = Property("Number of classes, or 'auto'.", default="auto", read_only=True)
-    LossFunction = Property("Cross-entropy.", default="crossentropyex", read_only=True)
+    LossFunction = Property("Loss, cross-entropy.", default="crossentropyex", read_only=True)
 
     _sections: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "": ("Name", "Classes", "OutputSize"),

@@ -1,4 +1,4 @@
-"""Trained networks: their scores and their classes."""
+"""Trained networks, and prediction with them."""
 
 import functools
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ from grouped_conv_jax.matlab._layer_array import LayerArray
 
 
 class TrainedNetwork:
-    """A network that `trainNetwork` returns.
+    """A network with weights, as returned by `trainNetwork` and `assembleNetwork`.
 
     Attributes:
-        Layers: its layers with their learnables, statistics and classes. They can be trained
-            further, or combined with others by `layers`.
+        Layers: the layers, with their learnables, statistics and classes. They can be trained
+            further or combined with other layers.
         Classes: the labels, in the order of the scores.
         module: the Linen module.
-        variables: its variables, ``params`` and ``batch_stats``.
-        info: the history of the training, one number per iteration: ``TrainingLoss``,
-            ``TrainingAccuracy`` (in percent), ``ValidationLoss``, ``ValidationAccuracy`` (NaN where
-            nothing was validated) and ``BaseLearnRate``.
+        variables: the variables of the module, ``params`` and ``batch_stats``.
+        info: the training history, one element per iteration: ``TrainingLoss``,
+            ``TrainingAccuracy`` in percent, ``ValidationLoss``, ``ValidationAccuracy`` (NaN in
+            iterations without validation) and ``BaseLearnRate``.
     """
 
     def __init__(
@@ -54,16 +54,17 @@ def predict(
 
     Args:
         network: a trained network.
-        images: ``(B, H, W, C)``, or as ``data_format`` says, of integers or floating-point numbers.
-        data_format: one letter an axis.
-        MiniBatchSize: how many images go through the network at once.
+        images: integers or floating-point numbers, ``(B, H, W, C)`` unless ``data_format`` says
+            otherwise.
+        data_format: one letter for each axis.
+        MiniBatchSize: number of images to process at once.
 
     Returns:
         ``(B, classes)``, with the classes in the order of ``network.Classes``.
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: the images are not of the network's size.
+        TypeError: an argument has the wrong type.
+        ValueError: the images do not have the input size of the network.
 
     Example:
         >>> import numpy as np
@@ -80,7 +81,7 @@ def predict(
     if not isinstance(network, TrainedNetwork):
         raise TypeError(f"network must be a trained network, got {type(network).__name__}")
     batch_size = _values.integer(1)("MiniBatchSize", MiniBatchSize)
-    canonical = _images.numbers("images", images, data_format)
+    canonical = _images.check_batch("images", images, data_format)
     return forward(network.module, network.variables, canonical, batch_size)
 
 
@@ -91,20 +92,20 @@ def classify(
     data_format: str = "BSSC",
     MiniBatchSize: int = 128,  # noqa: N803
 ) -> npt.NDArray[Any]:
-    """Returns the classes of images, labels as they were given for the training.
+    """Returns the most probable class of each image.
 
     Args:
         network: a trained network.
         images: as for `predict`.
-        data_format: one letter an axis.
-        MiniBatchSize: how many images go through the network at once.
+        data_format: one letter for each axis.
+        MiniBatchSize: number of images to process at once.
 
     Returns:
-        ``(B,)``, a label for each image.
+        ``(B,)``, elements of ``network.Classes``.
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: the images are not of the network's size.
+        TypeError: an argument has the wrong type.
+        ValueError: the images do not have the input size of the network.
 
     Example:
         >>> import numpy as np
@@ -128,12 +129,12 @@ def forward(
     images: npt.NDArray[Any],
     batch_size: int,
 ) -> npt.NDArray[np.float32]:
-    """The scores of images ``(B, H, W, C)``, some at a time."""
+    """Returns the scores of images ``(B, H, W, C)``, computed in mini-batches."""
     scores = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         filled = batch.astype(np.float32)
-        # A last batch that is smaller is filled up, so that there is one compilation.
+        # Fill up a smaller last batch, to compile for one size only.
         if start and len(batch) < batch_size:
             filled = np.resize(filled, (batch_size, *batch.shape[1:]))
         scores.append(np.asarray(_apply(module, variables, filled))[: len(batch)])
@@ -148,7 +149,7 @@ def _apply(
 
 
 def _with_variables(layers: LayerArray, variables: Mapping[str, Any]) -> LayerArray:
-    """The layers, with what was learned."""
+    """Copies the layers, with properties from the variables."""
     made = LayerArray(layers)
     for layer in made:
         own = {kind: tree[layer.Name] for kind, tree in variables.items() if layer.Name in tree}

@@ -26,29 +26,29 @@ from grouped_conv_jax.matlab._training_options import TrainingOptions
 def trainNetwork(  # noqa: N802
     images: Any, labels: Any, layers: Any, options: TrainingOptions, *, data_format: str = "BSSC"
 ) -> TrainedNetwork:
-    """Trains a network that classifies images.
+    """Trains a network to classify images.
 
-    An epoch takes the images in mini-batches of ``MiniBatchSize``; those that do not fill one are
-    left out, as in MATLAB. The loss is the mean cross-entropy. Each learnable has the learning-rate
-    and L2 factors of its layer. Afterwards the statistics of batch normalizations are those of the
-    training images, or the running ones where ``BatchNormalizationStatistics`` says ``'moving'``.
+    Each epoch splits the images into mini-batches of ``MiniBatchSize`` and drops an incomplete last
+    one, as MATLAB does. The loss is the mean cross-entropy. The learning-rate and L2 factors are
+    those of the layers. After training, batch normalizations use statistics of all training images,
+    or the running ones if ``BatchNormalizationStatistics`` is ``'moving'``.
 
     Args:
-        images: ``(B, H, W, C)``, or as ``data_format`` says, of integers or floating-point numbers;
-            computed in float32.
-        labels: ``(B,)``, anything that ``np.unique`` sorts.
-        layers: what `layers` returns, or a list of layers, from an image input to a softmax and a
+        images: integers or floating-point numbers, ``(B, H, W, C)`` unless ``data_format`` says
+            otherwise; converted to float32.
+        labels: ``(B,)``, of any type that ``np.unique`` sorts.
+        layers: a layer array or a list of layers, from an image input to a softmax and a
             classification output.
-        options: from `trainingOptions`.
-        data_format: one letter an axis of the images.
+        options: training options from `trainingOptions`.
+        data_format: one letter for each axis of the images.
 
     Returns:
         The trained network, for `classify` and `predict`.
 
     Raises:
-        TypeError: an argument is of the wrong kind.
-        ValueError: the layers are no such network, the images, labels and layers do not fit, or
-            there are fewer images than fill a mini-batch.
+        TypeError: an argument has the wrong type.
+        ValueError: the layers are not such a network; the images, labels and layers do not match;
+            or there are fewer images than one mini-batch.
 
     Example:
         >>> import numpy as np
@@ -69,26 +69,27 @@ def trainNetwork(  # noqa: N802
     """
     if not isinstance(options, TrainingOptions):
         raise TypeError(f"options must be from trainingOptions, got {type(options).__name__}")
-    network = LayerArray(layers) if isinstance(layers, LayerArray) else make_layers(layers)
+    network = make_layers(layers)
     data = _dataset("images", "labels", images, labels, data_format)
     classes = _prepare(network, data, options)
-    training = data.with_numbers(classes)
+    training = data.with_indices(classes)
     validation = None
     if options.ValidationData is not None:
         held_out, answers = options.ValidationData
         found = _dataset("ValidationData[0]", "ValidationData[1]", held_out, answers, data_format)
-        validation = found.with_numbers(classes)
+        validation = found.with_indices(classes)
     return _Training(network, training, validation, options).run()
 
 
 class _Dataset(NamedTuple):
-    """Images ``(B, H, W, C)`` and their labels, or the numbers of their classes."""
+    """Images ``(B, H, W, C)`` and their labels or class indices."""
 
     images: npt.NDArray[Any]
     labels: npt.NDArray[Any]
     name: str
 
-    def with_numbers(self, classes: npt.NDArray[Any]) -> "_Dataset":
+    def with_indices(self, classes: npt.NDArray[Any]) -> "_Dataset":
+        """Replaces the labels by indices into ``classes``."""
         unknown = np.setdiff1d(self.labels, classes)
         if len(unknown):
             raise ValueError(
@@ -96,14 +97,14 @@ class _Dataset(NamedTuple):
                 f"got {unknown.tolist()}"
             )
         order = np.argsort(classes)
-        numbers = order[np.searchsorted(classes, self.labels, sorter=order)]
-        return self._replace(labels=numbers.astype(np.int32))
+        indices = order[np.searchsorted(classes, self.labels, sorter=order)]
+        return self._replace(labels=indices.astype(np.int32))
 
 
 def _dataset(
     images_name: str, labels_name: str, images: Any, labels: Any, data_format: str
 ) -> _Dataset:
-    canonical = _images.numbers(images_name, images, data_format)
+    canonical = _images.check_batch(images_name, images, data_format)
     given = np.asarray(labels)
     if given.ndim != 1 or len(given) != len(canonical):
         raise ValueError(
@@ -114,7 +115,7 @@ def _dataset(
 
 
 def _prepare(network: LayerArray, data: _Dataset, options: TrainingOptions) -> npt.NDArray[Any]:
-    """Sets what follows from the data, and returns the classes."""
+    """Sets the classes and the input statistics from the data; returns the classes."""
     ends = [SoftmaxLayer, ClassificationOutputLayer]
     if [type(layer) for layer in network[-2:]] != ends or len(network) < 3:
         raise ValueError(
@@ -135,7 +136,7 @@ def _prepare(network: LayerArray, data: _Dataset, options: TrainingOptions) -> n
         )
     if isinstance(output.Classes, str):
         output.Classes = np.unique(data.labels)
-    activations, _ = network._activations()[-1]
+    activations, _ = network._infer_sizes()[-1]
     if activations != (len(output.Classes),):
         raise ValueError(
             f"layers must have an output for each of {len(output.Classes)} classes, "
@@ -147,7 +148,7 @@ def _prepare(network: LayerArray, data: _Dataset, options: TrainingOptions) -> n
 
 
 class _State(NamedTuple):
-    """What an iteration changes."""
+    """The state that an iteration updates."""
 
     params: Any
     statistics: Any
@@ -155,7 +156,7 @@ class _State(NamedTuple):
 
 
 class _Training:
-    """A training: its network, its data and its solver."""
+    """Trains a network on a data set with the solver of the options."""
 
     def __init__(
         self,
@@ -207,14 +208,14 @@ class _Training:
         given = any(
             layer._values[n] is not None for layer in self._network for n in layer._learnables
         )
-        # Weights that are given would become constants of the program, and make it large.
+        # Under jit, given weights would become constants and bloat the program.
         init = self._module.init if given else jax.jit(self._module.init)
         variables = init(self._key, example)
         params = variables.get("params", {})
         return _State(params, variables.get("batch_stats", {}), self._solver.init(params))
 
     def _batches(self) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
-        """The number of the epoch and the indices of each mini-batch."""
+        """Yields the number of the epoch and the image indices of each mini-batch."""
         generator = np.random.default_rng(self._options.Seed)
         size, order = self._options.MiniBatchSize, np.arange(len(self._training.images))
         for epoch in range(1, self._options.MaxEpochs + 1):
@@ -238,8 +239,8 @@ class _Training:
                 rngs={"dropout": jax.random.fold_in(self._key, iteration)},
             )
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            right = (logits.argmax(-1) == labels).mean()
-            return losses.mean(), (changed.get("batch_stats", {}), 100 * right)
+            accuracy = (logits.argmax(-1) == labels).mean()
+            return losses.mean(), (changed.get("batch_stats", {}), 100 * accuracy)
 
         gradient = jax.value_and_grad(mean_loss, has_aux=True)
         (loss, (statistics, accuracy)), gradients = gradient(state.params)
@@ -256,11 +257,11 @@ class _Training:
         labels = self._validation.labels
         smallest = np.finfo(np.float32).tiny
         losses = -np.log(np.maximum(scores[np.arange(len(labels)), labels], smallest))
-        right = scores.argmax(-1) == labels
-        return {"ValidationLoss": losses.mean(), "ValidationAccuracy": 100 * right.mean()}
+        correct = scores.argmax(-1) == labels
+        return {"ValidationLoss": losses.mean(), "ValidationAccuracy": 100 * correct.mean()}
 
     def _finalize(self, state: _State) -> dict[str, Any]:
-        """The variables, with the statistics that the options want."""
+        """Returns the variables, with the batch statistics that the options select."""
         variables = _variables(state)
         if self._options.BatchNormalizationStatistics == "moving":
             return variables

@@ -1,4 +1,4 @@
-"""Options of a training."""
+"""Training options."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import optax
 
 from grouped_conv_jax import _checks, optim
 from grouped_conv_jax.matlab import _values
-from grouped_conv_jax.matlab._described import Described, Property
+from grouped_conv_jax.matlab._properties import HasProperties, Property
 
 _nonnegative = _values.nonnegative
 _positive_integer = _values.integer(1)
@@ -25,46 +25,46 @@ def _validation_data(name: str, value: Any) -> Any:
     raise ValueError(f"{name} must be (images, labels), got {type(value).__name__}")
 
 
-class TrainingOptions(Described):
-    """Options of `trainNetwork`; `trainingOptions` makes them.
+class TrainingOptions(HasProperties):
+    """Options of `trainNetwork`; `trainingOptions` constructs them.
 
-    Names, defaults and meanings are MATLAB's; ``Seed`` is this package's.
+    Names, defaults and meanings follow MATLAB; ``Seed`` is an addition.
     """
 
     InitialLearnRate = Property("Learning rate of the first epoch.", _nonnegative)
     LearnRateSchedule = Property(
-        "'none', or 'piecewise' for drops.", _values.word("none", "piecewise"), "none"
+        "'none', or 'piecewise' for periodic drops.", _values.word("none", "piecewise"), "none"
     )
-    LearnRateDropFactor = Property("What a drop multiplies the rate by.", _values.unit, 0.1)
+    LearnRateDropFactor = Property("Factor on the learning rate at a drop.", _values.unit, 0.1)
     LearnRateDropPeriod = Property("Epochs between drops.", _positive_integer, 10)
-    L2Regularization = Property("L2 regularization of factor 1.", _nonnegative, 1e-4)
+    L2Regularization = Property("L2 regularization for an L2 factor of 1.", _nonnegative, 1e-4)
     GradientThresholdMethod = Property(
         "'l2norm', 'global-l2norm' or 'absolute-value'.",
         _values.word("l2norm", "global-l2norm", "absolute-value"),
         "l2norm",
     )
-    GradientThreshold = Property("Gradients are clipped above.", _values.threshold, math.inf)
+    GradientThreshold = Property("Threshold of gradient clipping.", _values.threshold, math.inf)
     MaxEpochs = Property("Number of epochs.", _positive_integer, 30)
-    MiniBatchSize = Property("Images of an iteration.", _positive_integer, 128)
-    Verbose = Property("Whether to print a table of the progress.", _values.logical, 1)
-    VerboseFrequency = Property("Iterations from line to line.", _positive_integer, 50)
+    MiniBatchSize = Property("Images per iteration.", _positive_integer, 128)
+    Verbose = Property("Whether to print a progress table.", _values.logical, 1)
+    VerboseFrequency = Property("Iterations between printed lines.", _positive_integer, 50)
     ValidationData = Property("(images, labels), or None.", _validation_data, None)
     ValidationFrequency = Property("Iterations between validations.", _positive_integer, 50)
     Shuffle = Property(
         "'once', 'every-epoch' or 'never'.", _values.word("once", "every-epoch", "never"), "once"
     )
     ResetInputNormalization = Property(
-        "Whether to recompute statistics of the images that are set.", _values.logical, 1
+        "Whether to recompute image statistics that are already set.", _values.logical, 1
     )
     BatchNormalizationStatistics = Property(
-        "'population' recomputes them after the training, 'moving' keeps the running ones.",
+        "'population' recomputes them after training, 'moving' keeps the running ones.",
         _values.word("population", "moving"),
         "population",
     )
-    Seed = Property("Of the initializers, the shuffling and the dropouts.", _values.integer(0), 0)
+    Seed = Property("Seed of initializers, shuffling and dropouts.", _values.integer(0), 0)
 
     _solver: ClassVar[tuple[str, ...]] = ()
-    """The properties of this solver alone."""
+    """The properties that are specific to the solver."""
 
     @property
     def _sections(self) -> Mapping[str, tuple[str, ...]]:  # type: ignore[override]
@@ -73,11 +73,11 @@ class TrainingOptions(Described):
     def make_solver(
         self, iterations_per_epoch: int, factors: optim.Factors
     ) -> optax.GradientTransformation:
-        """The solver of `grouped_conv_jax.optim` with these options."""
+        """Returns the solver from `grouped_conv_jax.optim` with these options."""
         raise NotImplementedError
 
     def learn_rate(self, iterations_per_epoch: int) -> optax.Schedule:
-        """The learning rate by the number of iterations done."""
+        """Returns the learning-rate schedule, a function of the number of completed iterations."""
         if self.LearnRateSchedule == "none":
             return optax.constant_schedule(self.InitialLearnRate)
         period = self.LearnRateDropPeriod * iterations_per_epoch
@@ -98,9 +98,9 @@ class TrainingOptions(Described):
 
 
 class TrainingOptionsSGDM(TrainingOptions):
-    """Stochastic gradient descent with momentum."""
+    """Options of stochastic gradient descent with momentum."""
 
-    Momentum = Property("Share of the last step.", _values.unit, 0.9)
+    Momentum = Property("Weight of the previous update.", _values.unit, 0.9)
     InitialLearnRate = Property("Learning rate of the first epoch.", _nonnegative, 0.01)
 
     _solver = ("Momentum",)
@@ -108,17 +108,19 @@ class TrainingOptionsSGDM(TrainingOptions):
     def make_solver(
         self, iterations_per_epoch: int, factors: optim.Factors
     ) -> optax.GradientTransformation:
-        """`grouped_conv_jax.optim.sgdm`."""
+        """Returns `grouped_conv_jax.optim.sgdm` with these options."""
         rate = self.learn_rate(iterations_per_epoch)
         return optim.sgdm(rate, self.Momentum, **self._common(factors))
 
 
 class TrainingOptionsADAM(TrainingOptions):
-    """Adam."""
+    """Options of Adam."""
 
-    GradientDecayFactor = Property("Of the mean of gradients.", _values.fraction, 0.9)
-    SquaredGradientDecayFactor = Property("Of the mean of squares.", _values.fraction, 0.999)
-    Epsilon = Property("What is added to the denominator.", _values.positive, 1e-8)
+    GradientDecayFactor = Property("Decay of the gradient mean.", _values.fraction, 0.9)
+    SquaredGradientDecayFactor = Property(
+        "Decay of the mean of squared gradients.", _values.fraction, 0.999
+    )
+    Epsilon = Property("Constant added to the denominator.", _values.positive, 1e-8)
     InitialLearnRate = Property("Learning rate of the first epoch.", _nonnegative, 0.001)
 
     _solver = ("GradientDecayFactor", "SquaredGradientDecayFactor", "Epsilon")
@@ -126,7 +128,7 @@ class TrainingOptionsADAM(TrainingOptions):
     def make_solver(
         self, iterations_per_epoch: int, factors: optim.Factors
     ) -> optax.GradientTransformation:
-        """`grouped_conv_jax.optim.adam`."""
+        """Returns `grouped_conv_jax.optim.adam` with these options."""
         return optim.adam(
             self.learn_rate(iterations_per_epoch),
             self.GradientDecayFactor,
@@ -137,10 +139,12 @@ class TrainingOptionsADAM(TrainingOptions):
 
 
 class TrainingOptionsRMSProp(TrainingOptions):
-    """RMSProp."""
+    """Options of RMSProp."""
 
-    SquaredGradientDecayFactor = Property("Of the mean of squares.", _values.fraction, 0.9)
-    Epsilon = Property("What is added to the denominator.", _values.positive, 1e-8)
+    SquaredGradientDecayFactor = Property(
+        "Decay of the mean of squared gradients.", _values.fraction, 0.9
+    )
+    Epsilon = Property("Constant added to the denominator.", _values.positive, 1e-8)
     InitialLearnRate = Property("Learning rate of the first epoch.", _nonnegative, 0.001)
 
     _solver = ("SquaredGradientDecayFactor", "Epsilon")
@@ -148,7 +152,7 @@ class TrainingOptionsRMSProp(TrainingOptions):
     def make_solver(
         self, iterations_per_epoch: int, factors: optim.Factors
     ) -> optax.GradientTransformation:
-        """`grouped_conv_jax.optim.rmsprop`."""
+        """Returns `grouped_conv_jax.optim.rmsprop` with these options."""
         return optim.rmsprop(
             self.learn_rate(iterations_per_epoch),
             self.SquaredGradientDecayFactor,
@@ -165,19 +169,19 @@ _SOLVERS = {
 
 
 def trainingOptions(solverName: str, *pairs: Any, **properties: Any) -> TrainingOptions:  # noqa: N802, N803
-    """Makes options of `trainNetwork`.
+    """Constructs the options of `trainNetwork`.
 
     Args:
         solverName: ``'sgdm'``, ``'adam'`` or ``'rmsprop'``.
         *pairs: options as ``'Name', value`` pairs.
-        **properties: options as keyword arguments: those of `TrainingOptions`; for ``'sgdm'``
-            ``Momentum``; for ``'adam'`` and ``'rmsprop'`` ``SquaredGradientDecayFactor`` and
-            ``Epsilon``; for ``'adam'`` ``GradientDecayFactor``. The learning rate is
-            ``InitialLearnRate``, 0.01 for ``'sgdm'`` and 0.001 for the others.
+        **properties: options as keyword arguments: those of `TrainingOptions`, ``Momentum`` for
+            ``'sgdm'``, ``SquaredGradientDecayFactor`` and ``Epsilon`` for ``'adam'`` and
+            ``'rmsprop'``, and ``GradientDecayFactor`` for ``'adam'``. The default of
+            ``InitialLearnRate`` is 0.01 for ``'sgdm'`` and 0.001 for the others.
 
     Raises:
-        TypeError: an unknown or a repeated name, or a value of the wrong kind.
-        ValueError: a wrong value.
+        TypeError: a name is unknown or repeated, or a value has the wrong type.
+        ValueError: a value is invalid.
 
     Example:
         >>> from grouped_conv_jax.matlab import trainingOptions

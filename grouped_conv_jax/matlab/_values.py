@@ -1,4 +1,4 @@
-"""Checks of properties' values; messages name the property, the rule and what was received."""
+"""Checks of property values; messages give the property, the rule and the received value."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,37 +7,43 @@ import jax
 import numpy as np
 
 from grouped_conv_jax import _checks
-from grouped_conv_jax.matlab._described import Check
+from grouped_conv_jax.matlab._properties import Check
 
-_BIAS_WORDS = ("zeros", "ones", "narrow-normal")
-_WEIGHTS_WORDS = ("glorot", "he", *_BIAS_WORDS)
+_BIAS_INITIALIZERS = ("zeros", "ones", "narrow-normal")
+_WEIGHTS_INITIALIZERS = ("glorot", "he", *_BIAS_INITIALIZERS)
 
 
-def whole(value: Any) -> Any:
-    """Makes Python's integers of doubles such as ``2.0``, which in MATLAB are what integers are.
+def to_integers(value: Any) -> Any:
+    """Converts integral floats such as ``2.0`` to integers; numbers in MATLAB are doubles.
 
     Example:
-        >>> whole(2.0), whole([1.0, 2.5]), whole("same")
+        >>> to_integers(2.0), to_integers([1.0, 2.5]), to_integers("same")
         (2, [1, 2.5], 'same')
     """
     if isinstance(value, list | tuple):
-        return type(value)(map(whole, value))
+        return type(value)(map(to_integers, value))
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return whole(np.asarray(value).tolist())
+        return to_integers(np.asarray(value).tolist())
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
 
 
+def integral(name: str, value: Any) -> Any:
+    """Converts integral floats to integers; `GroupedConv2D` checks the rest."""
+    del name
+    return to_integers(value)
+
+
 def text(name: str, value: Any) -> str:
-    """A string."""
+    """Accepts a string."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {value!r}")
     return value
 
 
 def word(*words: str, also: str = "", takes: Callable[[Any], bool] | None = None) -> Check:
-    """One of some words, in any case, or what ``takes`` takes."""
+    """Accepts one of some words, case-insensitively, or a value for which ``takes`` is true."""
 
     def check(name: str, value: Any) -> Any:
         if takes is not None and takes(value):
@@ -47,22 +53,22 @@ def word(*words: str, also: str = "", takes: Callable[[Any], bool] | None = None
     return check
 
 
-weights_initializer = word(*_WEIGHTS_WORDS, also="a function of the size", takes=callable)
-bias_initializer = word(*_BIAS_WORDS, also="a function of the size", takes=callable)
+weights_initializer = word(*_WEIGHTS_INITIALIZERS, also="a function of the size", takes=callable)
+bias_initializer = word(*_BIAS_INITIALIZERS, also="a function of the size", takes=callable)
 
 
 def integer(minimum: int) -> Check:
-    """An integer, doubles among them."""
-    return lambda name, value: _checks.integer(name, whole(value), minimum)
+    """Accepts an integer or an integral float of at least ``minimum``."""
+    return lambda name, value: _checks.integer(name, to_integers(value), minimum)
 
 
 def auto_or_positive(name: str, value: Any) -> int | str:
-    """A positive integer, or ``'auto'``."""
-    return _checks.integer_or_word(name, whole(value), "auto")
+    """Accepts a positive integer or ``'auto'``."""
+    return _checks.integer_or_word(name, to_integers(value), "auto")
 
 
 def number(interval: _checks.Interval) -> Check:
-    """A real number in an interval."""
+    """Accepts a real number in an interval."""
     return lambda name, value: _checks.number(name, value, interval)
 
 
@@ -78,15 +84,15 @@ unit = number(_checks.FROM_0_TO_1)
 
 
 def logical(name: str, value: Any) -> int:
-    """True or false, which MATLAB shows as 1 and 0."""
-    if isinstance(value, bool | np.bool_) or whole(value) in (0, 1):
+    """Accepts true or false, which MATLAB displays as 1 and 0."""
+    if isinstance(value, bool | np.bool_) or to_integers(value) in (0, 1):
         return int(value)
     error = ValueError if isinstance(value, int | float) else TypeError
     raise error(f"{name} must be True or False, got {value!r}")
 
 
 def array(axes: int) -> Check:
-    """An array of real numbers, its trailing axes of size one perhaps dropped; empty for none."""
+    """Accepts a real array with ``axes`` axes, up to trailing ones of size 1; empty means unset."""
 
     def check(name: str, value: Any) -> Any:
         if value is None or (isinstance(value, list) and not value):

@@ -1,4 +1,4 @@
-"""Layers that slide a window over the image, in terms of `GroupedConv2D`, which checks them."""
+"""Layers that slide a window over the image; `GroupedConv2D` checks their properties."""
 
 import re
 from collections.abc import Mapping
@@ -7,41 +7,36 @@ from typing import Any, ClassVar
 import grouped_conv_jax.linen
 from grouped_conv_jax import _checks
 from grouped_conv_jax.matlab import _values
-from grouped_conv_jax.matlab._described import Property
 from grouped_conv_jax.matlab._initializers import InMatlabSize, same
 from grouped_conv_jax.matlab._layer import Layer
-
-
-def whole(name: str, value: Any) -> Any:
-    """Makes integers of doubles; the layer checks the rest."""
-    del name
-    return _values.whole(value)
+from grouped_conv_jax.matlab._properties import Property
+from grouped_conv_jax.matlab._values import integral
 
 
 def _four_numbers(name: str, value: Any) -> Any:
     if len(_checks.items(value) or ()) != 4:
         raise ValueError(f"{name} must be (top, bottom, left, right), got {value!r}")
-    return _values.whole(value)
+    return _values.to_integers(value)
 
 
 class Window(Layer):
-    """A layer with a filter or a pool, a stride and a padding."""
+    """Base of layers with a filter or a pooling region, a stride and a padding."""
 
-    Stride = Property("(vertical, horizontal) step between outputs, in pixels.", whole, (1, 1))
-    Padding = Property("'same', or (top, bottom, left, right).", whole, 0)
+    Stride = Property("(vertical, horizontal) step between outputs, in pixels.", integral, (1, 1))
+    Padding = Property("'same', or (top, bottom, left, right).", integral, 0)
     PaddingMode = Property("'manual' or 'same'.", read_only=True, follows="Padding")
     PaddingSize = Property(
-        "(top, bottom, left, right), zeros in mode 'same'.", _four_numbers, follows="Padding"
+        "(top, bottom, left, right); zeros in mode 'same'.", _four_numbers, follows="Padding"
     )
 
     _arguments: ClassVar[Mapping[str, str]] = {"Stride": "stride", "Padding": "padding"}
-    """The arguments of `GroupedConv2D` by the names of the properties."""
+    """The corresponding argument of `GroupedConv2D` for each property."""
 
     _fixed: ClassVar[Mapping[str, Any]] = {}
-    """The arguments that are no properties."""
+    """Constant arguments of `GroupedConv2D`, which no property sets."""
 
     _size_of = staticmethod(same)
-    """From the shapes of the learnables to their sizes in MATLAB."""
+    """Maps the shape of a learnable to its size in MATLAB."""
 
     def _resolve(self, values: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -68,7 +63,7 @@ class Window(Layer):
         )
 
     def _convolution_arguments(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of `GroupedConv2D` that stand for some values."""
+        """Converts property values to arguments of `GroupedConv2D`."""
         arguments = {
             argument: (
                 InMatlabSize(name, values[name], self._size_of)
@@ -81,15 +76,15 @@ class Window(Layer):
 
     @classmethod
     def _in_matlab_names(cls, message: str) -> str:
-        """An error's message, which speaks of the layer's own arguments, with MATLAB's names."""
+        """Replaces the arguments of `GroupedConv2D` in an error message by MATLAB's names."""
         names = {argument: name for name, argument in cls._arguments.items()}
         rule, got, received = message.partition(", got ")
         rule = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), rule)
         rule = rule.replace("a callable (key, shape, dtype)", "a function of the size")
         return rule + got + received
 
-    def _steps(self) -> str:
-        """Stride and padding, for tables."""
+    def _stride_and_padding(self) -> str:
+        """Formats stride and padding, for tables."""
         padding = "'same'" if self.PaddingMode == "same" else _spaced(self.PaddingSize)
         return f"with stride {_spaced(self.Stride)} and padding {padding}"
 

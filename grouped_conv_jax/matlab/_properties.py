@@ -1,7 +1,7 @@
-"""Objects with MATLAB's properties.
+"""Objects with MATLAB-style properties.
 
-A class lists its properties once, as `Property` attributes. This table determines the constructor's
-arguments and their order, the checks, the defaults and the display.
+A class declares its properties once, as `Property` attributes. The constructor's signature, the
+checks, the defaults and the display follow from these declarations.
 """
 
 import inspect
@@ -9,29 +9,29 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from grouped_conv_jax import _checks
-from grouped_conv_jax.matlab._display import shown
+from grouped_conv_jax.matlab._display import format_value
 
 Check: TypeAlias = Callable[[str, Any], Any]
-"""From a property's name and a value to the value as it is kept; raises where it is wrong."""
+"""Takes a property's name and a value; returns the value to store, or raises if it is invalid."""
 
 REQUIRED = object()
 
 
 def as_given(name: str, value: Any) -> Any:
-    """Keeps a value that is checked elsewhere."""
+    """Returns the value unchanged; another place checks it."""
     del name
     return value
 
 
 class Property:
-    """One property of a MATLAB object.
+    """Descriptor of a property.
 
     Args:
-        doc: one line for ``help``.
-        check: brings a value into the form in which it is kept, or raises.
-        default: the value where none is given.
-        read_only: whether nobody can set it.
-        follows: the property that decides the value of this one; setting this one sets that.
+        doc: one-line docstring.
+        check: converts a value to its stored form, or raises.
+        default: the default value.
+        read_only: whether assignment raises.
+        follows: the property that this one is derived from; assignment sets that property.
     """
 
     name: str
@@ -53,34 +53,35 @@ class Property:
 
     @property
     def is_argument(self) -> bool:
-        """Whether the constructor takes it."""
+        """Whether the constructor accepts the property."""
         return not self.read_only and not self.follows
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, held_by: "Described | None", owner: type) -> Any:
-        return self if held_by is None else held_by._values[self.name]
+    def __get__(self, instance: "HasProperties | None", owner: type) -> Any:
+        return self if instance is None else instance._values[self.name]
 
-    def __set__(self, held_by: "Described", value: Any) -> None:
+    def __set__(self, instance: "HasProperties", value: Any) -> None:
         if self.read_only:
             raise AttributeError(f"{self.name} is read-only, got {self.name}={value!r}")
-        held_by._set({self.follows or self.name: self.check(self.name, value)})
+        instance._set({self.follows or self.name: self.check(self.name, value)})
 
 
-class Described:
-    """An object that has the properties in its class's table.
+class HasProperties:
+    """Base of classes that declare `Property` attributes.
 
-    The case of names does not matter, neither in the constructor, nor in reading and setting.
+    Names are case-insensitive in the constructor and in attribute access.
     """
 
     _positional: ClassVar[tuple[str, ...]] = ()
-    """The properties that the constructor takes by position, in this order."""
+    """The properties that the constructor accepts by position, in order."""
 
     _sections: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """What the display shows, by the titles of its sections."""
+    """The properties that the display shows, by section title."""
 
     _table: ClassVar[dict[str, Property]] = {}
+    """All declared properties, by name."""
 
     _values: dict[str, Any]
 
@@ -109,31 +110,32 @@ class Described:
         self._set({name: self._table[name].check(name, value) for name, value in given.items()})
 
     def _resolve(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Checks the values against each other, and adds those that follow from them."""
+        """Checks the values against each other and adds the derived ones."""
         return values
 
     def _set(self, changes: Mapping[str, Any]) -> None:
-        """Replaces checked values, all or none."""
+        """Stores checked values, all or none."""
         vars(self)["_values"] = self._resolve({**self._values, **changes})
 
     def __getattr__(self, name: str) -> Any:
-        return self._table[real_name(name, self._table, AttributeError)].__get__(self, type(self))
+        found = self._table[declared_name(name, self._table, AttributeError)]
+        return found.__get__(self, type(self))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._table[real_name(name, self._table, AttributeError)].__set__(self, value)
+        self._table[declared_name(name, self._table, AttributeError)].__set__(self, value)
 
     def __repr__(self) -> str:
         width = 4 + max(len(name) for names in self._sections.values() for name in names)
         lines = [f"  {type(self).__name__} with properties:", ""]
         for title, names in self._sections.items():
             lines += [f"   {title}"] if title else []
-            lines += [f"{name:>{width}}: {shown(getattr(self, name))}" for name in names]
+            lines += [f"{name:>{width}}: {format_value(getattr(self, name))}" for name in names]
             lines += [""]
         return "\n".join(lines[:-1])
 
     @classmethod
     def _by_position(cls, arguments: tuple[Any, ...]) -> list[tuple[Any, Any]]:
-        """Names for the positional arguments, and the pairs of a name and a value after them."""
+        """Names the positional arguments and splits the name-value pairs that follow them."""
         named: list[tuple[Any, Any]] = []
         for name, value in zip(cls._positional, arguments, strict=False):
             if isinstance(value, str) and cls._table[name].default is not REQUIRED:
@@ -146,10 +148,10 @@ class Described:
 
     @classmethod
     def _argument_name(cls, name: Any, value: Any) -> str:
-        """The name in the table of what the constructor is given."""
+        """Returns the declared name of a constructor argument, or raises."""
         if not isinstance(name, str):
             raise TypeError(f"a property's name must be a string, got {name!r}")
-        real = real_name(name, cls._table, TypeError)
+        real = declared_name(name, cls._table, TypeError)
         found = cls._table[real]
         if found.follows:
             raise TypeError(f"{real} follows from {found.follows}, got {name}={value!r}")
@@ -159,7 +161,7 @@ class Described:
 
     @classmethod
     def _signature(cls) -> inspect.Signature:
-        """What ``help`` and editors show in the place of ``*arguments, **properties``."""
+        """Builds the signature that ``help`` and editors show."""
 
         def parameter(name: str, kind: Any) -> inspect.Parameter:
             default = cls._table[name].default
@@ -178,8 +180,8 @@ class Described:
         )
 
 
-def real_name(name: str, names: Iterable[str], error: type[Exception]) -> str:
-    """The one of ``names`` that ``name`` is in another case."""
+def declared_name(name: str, names: Iterable[str], error: type[Exception]) -> str:
+    """Returns the element of ``names`` that equals ``name`` up to case."""
     for real in names:
         if real.lower() == name.lower():
             return real

@@ -1,4 +1,4 @@
-"""A pass through the layers, the same for Linen and for NNX."""
+"""The forward pass that Linen and NNX networks share."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ from grouped_conv_jax.matlab._simple_layers import ClassificationOutputLayer, So
 
 
 def run(operations: Mapping[str, Operation], images: jax.Array, data_format: str) -> jax.Array:
-    """Runs operations one after the other.
+    """Applies operations in sequence.
 
     Args:
-        operations: by the names of their layers.
-        images: with their axes as ``data_format`` says.
-        data_format: also of the result, where that is images.
+        operations: the operations, by the names of their layers.
+        images: a batch in ``data_format``.
+        data_format: format of the images, and of the result if it has image axes.
     """
     x = _images.to_bssc("images", images, data_format)
     for name, operation in operations.items():
@@ -27,7 +27,7 @@ def run(operations: Mapping[str, Operation], images: jax.Array, data_format: str
 
 @contextmanager
 def in_layer(name: str) -> Iterator[None]:
-    """Adds to an error in which layer it was."""
+    """Adds the layer's name to errors, as a note."""
     try:
         yield
     except Exception as error:
@@ -36,7 +36,7 @@ def in_layer(name: str) -> Iterator[None]:
 
 
 def before_softmax(layers: Sequence[Layer]) -> Sequence[Layer]:
-    """The layers without a softmax and an output layer at their end."""
+    """Returns the layers without a trailing softmax and output layer."""
     end = len(layers)
     for kind in (ClassificationOutputLayer, SoftmaxLayer):
         end -= end > 0 and isinstance(layers[end - 1], kind)
