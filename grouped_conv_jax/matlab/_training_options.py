@@ -174,7 +174,10 @@ def trainingOptions(solverName: str, *pairs: Any, **properties: Any) -> Training
         **properties: options as keyword arguments: those of `TrainingOptions`; for ``'sgdm'``
             ``Momentum``; for ``'adam'`` and ``'rmsprop'`` ``SquaredGradientDecayFactor`` and
             ``Epsilon``; for ``'adam'`` ``GradientDecayFactor``. The learning rate is
-            ``InitialLearnRate``, 0.01 for ``'sgdm'`` and 0.001 for the others.
+            ``InitialLearnRate``, 0.01 for ``'sgdm'`` and 0.001 for the others. Where
+            ``LearnRateSchedule`` is ``'piecewise'``, it is multiplied by ``LearnRateDropFactor``
+            every ``LearnRateDropPeriod`` epochs. ``Seed`` decides the initial weights, the
+            shuffling and the dropouts.
 
     Raises:
         TypeError: an unknown or a repeated name, or a value of the wrong kind.
@@ -203,6 +206,11 @@ def trainingOptions(solverName: str, *pairs: Any, **properties: Any) -> Training
                  ResetInputNormalization: 1
             BatchNormalizationStatistics: 'population'
                                     Seed: 0
+
+        >>> options = trainingOptions("sgdm", LearnRateSchedule="piecewise", LearnRateDropPeriod=2)
+        >>> rate = options.learn_rate(iterations_per_epoch=100)
+        >>> [f"{rate(iteration):.4f}" for iteration in (0, 199, 200, 400)]
+        ['0.0100', '0.0100', '0.0010', '0.0001']
     """
     name = _checks.word("solverName", solverName, tuple(_SOLVERS))
     return _SOLVERS[name](*pairs, **properties)
