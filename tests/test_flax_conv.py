@@ -16,6 +16,8 @@ CASES = [
     (1, {"kernel_size": 3, "padding": "SAME", "strides": (2,)}),
     (1, {"kernel_size": (5,), "padding": "CIRCULAR"}),
     (1, {"kernel_size": (2,), "padding": [(1, 0)], "use_bias": False}),
+    (2, {"kernel_size": (3, 2), "padding": "same", "strides": 2}),
+    (2, {"kernel_size": (3, 2), "padding": "Valid"}),
     (2, {"kernel_size": (3, 2), "padding": "VALID", "strides": 2}),
     (2, {"kernel_size": (3, 4), "padding": "CIRCULAR", "strides": (2, 1)}),
     (2, {"kernel_size": (3, 3), "padding": "REFLECT", "kernel_dilation": (1, 2)}),

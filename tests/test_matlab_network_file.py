@@ -26,14 +26,17 @@ from grouped_conv_jax.matlab import (
     trainNetwork,
 )
 
-FIELDS = ("Weights", "Bias", "Offset", "Scale", "TrainedMean", "TrainedVariance", "Mean")
+FIELDS = (
+    *("Weights", "Bias", "Offset", "Scale", "TrainedMean", "TrainedVariance"),
+    *("Mean", "StandardDeviation", "Min", "Max"),
+)
 IMAGES = random(16, 4, 5, 2)
 LABELS = np.arange(16) % 3
 
 
 def untrained():
     return layers(
-        imageInputLayer([4, 5, 2]),
+        imageInputLayer([4, 5, 2], Normalization="zscore"),
         convolution2dLayer(3, 4, Padding="same"),
         batchNormalizationLayer,
         reluLayer,
@@ -51,7 +54,7 @@ def trained():
 
 
 def elements(network):
-    """For each layer what MATLAB's five lines write; arrays that a layer lacks are empty."""
+    """What MATLAB's five statements write of each layer; arrays that it lacks are empty."""
     return [
         {"Name": layer.Name} | {field: squeezed(layer._values.get(field)) for field in FIELDS}
         for layer in network.Layers

@@ -152,10 +152,28 @@ def test_batch_normalization_by_the_batch_and_by_the_statistics():
     np.testing.assert_allclose(module.batchnorm.mean[...], moved.ravel(), rtol=1e-5)
 
 
-def test_the_two_decays_of_batch_normalization_must_be_equal():
-    layer = batchNormalizationLayer(MeanDecay=0.2)
-    with pytest.raises(ValueError, match=r"MeanDecay and VarianceDecay must be equal, .* 0.2 and"):
-        layer.to_linen()
+@pytest.mark.parametrize("decays", [{"MeanDecay": 0.2}, {"MeanDecay": 0, "VarianceDecay": 1}])
+def test_each_running_statistic_has_its_own_decay(decays):
+    batches = [random(8, 4, 5, 3, seed=seed) * (seed + 2) + seed for seed in (1, 2)]
+    layer = batchNormalizationLayer(**decays)
+    mean, variance = np.zeros(3), np.ones(3)
+    for batch in batches:
+        mean += layer.MeanDecay * (batch.mean((0, 1, 2), float) - mean)
+        variance += layer.VarianceDecay * (batch.var((0, 1, 2), float) - variance)
+
+    network = layers(imageInputLayer([4, 5, 3], Normalization="none"), layer)
+    linen, nnx_module = network.to_linen(), network.to_nnx(rngs=nnx.Rngs(0))
+    variables = linen.init(jax.random.key(0), batches[0])
+    for batch in batches:
+        _, changed = linen.apply(variables, batch, True, mutable=["batch_stats"])
+        variables = {**variables, **changed}
+        nnx_module(batch)
+    nnx_module.eval()
+    nnx_module(batches[0])
+    held = variables["batch_stats"]["batchnorm"]
+    for found in (held, {name: getattr(nnx_module.batchnorm, name)[...] for name in held}):
+        np.testing.assert_allclose(found["mean"], mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found["var"], variance, rtol=1e-5)
 
 
 def test_dropout_drops_in_training_alone():

@@ -58,6 +58,15 @@ def he(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -
 
     He et al., Delving deep into rectifiers, 2015, equation 10. Arguments and errors as
     :func:`glorot`.
+
+    Example:
+        The fan-in is ``3 * 3 * 4``, whatever the number of filters and of groups:
+
+        >>> import jax
+        >>> from grouped_conv_jax import initializers
+        >>> weights = initializers.he(jax.random.key(0), (3, 3, 4, 64, 64))
+        >>> bool(abs(weights.std() / (2 / 36) ** 0.5 - 1) < 0.01)
+        True
     """
     _check_axes(shape)
     return _HE(key, shape, dtype)
@@ -66,17 +75,39 @@ def he(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -
 def narrow_normal(
     key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
-    """Normal, not truncated, with standard deviation 0.01, for any shape."""
+    """Normal, not truncated, with standard deviation 0.01, for any shape.
+
+    Example:
+        >>> import jax
+        >>> from grouped_conv_jax import initializers
+        >>> bias = initializers.narrow_normal(jax.random.key(0), (1, 1, 64, 64))
+        >>> bool(abs(bias.std() - 0.01) < 0.001)
+        True
+    """
     return jax.nn.initializers.normal(0.01)(key, shape, dtype)
 
 
 def zeros(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Zeros, for any shape."""
+    """Zeros, for any shape.
+
+    Example:
+        >>> import jax
+        >>> from grouped_conv_jax import initializers
+        >>> initializers.zeros(jax.random.key(0), (2,)).tolist()
+        [0.0, 0.0]
+    """
     return jax.nn.initializers.zeros(key, shape, dtype)
 
 
 def ones(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """Ones, for any shape."""
+    """Ones, for any shape.
+
+    Example:
+        >>> import jax
+        >>> from grouped_conv_jax import initializers
+        >>> initializers.ones(jax.random.key(0), (2,)).tolist()
+        [1.0, 1.0]
+    """
     return jax.nn.initializers.ones(key, shape, dtype)
 
 

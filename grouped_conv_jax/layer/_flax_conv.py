@@ -144,8 +144,9 @@ def _padding_of(
 ) -> tuple[Any, Any]:
     """Converts Flax's padding to our ``padding`` and ``padding_value``."""
     if isinstance(padding, str):
-        if padding in _WORDS:
-            return _WORDS[padding]
+        # Flax hands these two to lax, which takes them in any case.
+        if padding in _WORDS or padding.upper() in ("SAME", "VALID"):
+            return _WORDS[padding.upper()]
         if padding in _CONTINUED:
             return _continued(filter_size, dilation), _CONTINUED[padding]
         words = ", ".join(map(repr, (*_WORDS, *_CONTINUED)))

@@ -13,8 +13,9 @@ from grouped_conv_jax.matlab._initializers import across_channels, initializer
 from grouped_conv_jax.matlab._layer import Layer, Operation, Size
 from grouped_conv_jax.matlab._properties import Property
 
-# Flax's names to MATLAB's.
+# Flax's names to MATLAB's, and where the running statistics start.
 _STATISTICS = {"mean": "TrainedMean", "var": "TrainedVariance"}
+_STARTS = {"mean": 0.0, "var": 1.0}
 _ARRAY = _values.array(3)
 
 
@@ -22,8 +23,9 @@ class BatchNormalizationLayer(Layer):
     """Normalizes each channel over the batch, then scales and shifts it.
 
     `batchNormalizationLayer` is an alias of this class. Training normalizes with the mean and the
-    (biased) variance of the mini-batch and updates the running statistics; inference normalizes
-    with ``TrainedMean`` and ``TrainedVariance``.
+    (biased) variance of the mini-batch and moves the running statistics towards them by the shares
+    ``MeanDecay`` and ``VarianceDecay``; inference normalizes with ``TrainedMean`` and
+    ``TrainedVariance``.
 
     Args:
         *pairs: properties as ``'Name', value`` pairs.
@@ -101,13 +103,19 @@ class BatchNormalizationLayer(Layer):
                     f"{name} must match the number of input channels, got {channels} input channels"
                 )
 
-    def trained(self) -> dict[str, jax.Array]:
-        """Returns the running statistics that are set, under Flax's names."""
+    def statistics(self, channels: int) -> dict[str, jax.Array]:
+        """Returns the initial running statistics, under Flax's names."""
+        arrays = {name: getattr(self, property) for name, property in _STATISTICS.items()}
         return {
-            name: jnp.asarray(array, jnp.float32).reshape(-1)
-            for name, property in _STATISTICS.items()
-            if (array := getattr(self, property)) is not None
+            name: jnp.full(channels, _STARTS[name], jnp.float32)
+            if array is None
+            else jnp.asarray(array, jnp.float32).reshape(-1)
+            for name, array in arrays.items()
         }
+
+    def decays(self) -> tuple[tuple[str, float], ...]:
+        """The share of the batch in each running statistic, under Flax's names."""
+        return ("mean", self.MeanDecay), ("var", self.VarianceDecay)
 
     def factors(self) -> tuple[tuple[str, float, float], ...]:
         """Returns the learning-rate and L2 factor of each learnable, under Flax's names."""
@@ -117,13 +125,10 @@ class BatchNormalizationLayer(Layer):
         )
 
     def _arguments(self) -> dict[str, Any]:
-        if self.MeanDecay != self.VarianceDecay:
-            raise ValueError(
-                "MeanDecay and VarianceDecay must be equal, since Flax has one momentum for both, "
-                f"got {self.MeanDecay} and {self.VarianceDecay}"
-            )
         return {
-            "momentum": 1 - self.MeanDecay,
+            # Flax has one momentum for both statistics. With 0 they become the batch's, and the
+            # modules move the running ones.
+            "momentum": 0.0,
             "epsilon": self.Epsilon,
             "bias_init": initializer(
                 "Offset", self.Offset, self.OffsetInitializer, across_channels
@@ -143,8 +148,8 @@ class BatchNormalizationLayer(Layer):
     def _nnx(self, size: Size, rngs: nnx.Rngs) -> Operation:
         self.check_channels(size[-1])
         module = _nnx_modules.BatchNormalization(size[-1], **self._arguments(), rngs=rngs)
-        module.factors_of_learnables = self.factors()
-        for name, start in self.trained().items():
+        module.factors_of_learnables, module.decays = self.factors(), self.decays()
+        for name, start in self.statistics(size[-1]).items():
             getattr(module, name).set_value(start)
         return module
 

@@ -33,7 +33,7 @@ class Normalization(nn.Module):
 
 
 class BatchNormalization(nn.BatchNorm):
-    """Batch normalization whose running statistics start from those of a layer.
+    """Batch normalization with a layer's initial statistics and a decay for each of them.
 
     Attributes:
         layer: the `BatchNormalizationLayer` that the other attributes are derived from.
@@ -51,12 +51,22 @@ class BatchNormalization(nn.BatchNorm):
         self, x: jax.Array, use_running_average: bool | None = None, **kwargs: Any
     ) -> jax.Array:
         """Returns the activations ``(..., C)``, normalized, scaled and shifted."""
-        self.layer.check_channels(x.shape[-1])
-        if self.is_initializing():
-            for name, start in self.layer.trained().items():
+        channels = x.shape[-1]
+        self.layer.check_channels(channels)
+        if self.is_mutable_collection("batch_stats"):
+            for name, start in self.layer.statistics(channels).items():
                 if not self.has_variable("batch_stats", name):
                     self.put_variable("batch_stats", name, start)
-        return super().__call__(x, use_running_average, **kwargs)
+        before = dict(self.variables.get("batch_stats", {}))
+        y = super().__call__(x, use_running_average, **kwargs)
+        if self.is_initializing() or nn.merge_param(
+            "use_running_average", self.use_running_average, use_running_average
+        ):
+            return y
+        for name, decay in self.layer.decays():
+            batch: jax.Array = self.get_variable("batch_stats", name)
+            self.put_variable("batch_stats", name, (1 - decay) * before[name] + decay * batch)
+        return y
 
 
 class FullyConnected(nn.Dense):

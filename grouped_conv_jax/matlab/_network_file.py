@@ -24,7 +24,8 @@ def load_network(path: str | os.PathLike[str], network: Any, *, name: str = "lay
     as absent. This MATLAB code writes such a file::
 
         layers = struct('Name', {net.Layers.Name});
-        for p = {'Weights','Bias','Offset','Scale','TrainedMean','TrainedVariance','Mean'}
+        for p = {'Weights','Bias','Offset','Scale','TrainedMean','TrainedVariance', ...
+                 'Mean','StandardDeviation','Min','Max'}
             for i = find(arrayfun(@(l) isprop(l, p{1}), net.Layers))'
                 layers(i).(p{1}) = net.Layers(i).(p{1}); end, end
         save('network.mat', 'layers')

@@ -33,13 +33,28 @@ class Normalization(nnx.Module):
 
 
 class BatchNormalization(nnx.BatchNorm):
-    """Batch normalization with learning-rate and L2 factors.
+    """Batch normalization with learning-rate and L2 factors, and a decay for each statistic.
 
     Attributes:
         factors_of_learnables: each parameter's name, learning-rate factor and L2 factor.
+        decays: each statistic's name and the share of the batch in it.
     """
 
     factors_of_learnables: _Factors
+    decays: tuple[tuple[str, float], ...]
+
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None, **kwargs: Any
+    ) -> jax.Array:
+        """Returns ``(..., C)`` normalized, scaled and shifted."""
+        before = {name: getattr(self, name).get_value() for name, _ in self.decays}
+        y = super().__call__(x, use_running_average, **kwargs)
+        if self.use_running_average if use_running_average is None else use_running_average:
+            return y
+        for name, decay in self.decays:
+            statistic = getattr(self, name)
+            statistic.set_value((1 - decay) * before[name] + decay * statistic.get_value())
+        return y
 
 
 class FullyConnected(nnx.Linear):

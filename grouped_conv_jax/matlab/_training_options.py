@@ -177,7 +177,10 @@ def trainingOptions(solverName: str, *pairs: Any, **properties: Any) -> Training
         **properties: options as keyword arguments: those of `TrainingOptions`, ``Momentum`` for
             ``'sgdm'``, ``SquaredGradientDecayFactor`` and ``Epsilon`` for ``'adam'`` and
             ``'rmsprop'``, and ``GradientDecayFactor`` for ``'adam'``. The default of
-            ``InitialLearnRate`` is 0.01 for ``'sgdm'`` and 0.001 for the others.
+            ``InitialLearnRate`` is 0.01 for ``'sgdm'`` and 0.001 for the others. With
+            ``LearnRateSchedule='piecewise'``, the rate is multiplied by ``LearnRateDropFactor``
+            every ``LearnRateDropPeriod`` epochs. ``Seed`` determines the initial weights, the
+            shuffling and the dropout.
 
     Raises:
         TypeError: a name is unknown or repeated, or a value has the wrong type.
@@ -206,6 +209,11 @@ def trainingOptions(solverName: str, *pairs: Any, **properties: Any) -> Training
                  ResetInputNormalization: 1
             BatchNormalizationStatistics: 'population'
                                     Seed: 0
+
+        >>> options = trainingOptions("sgdm", LearnRateSchedule="piecewise", LearnRateDropPeriod=2)
+        >>> rate = options.learn_rate(iterations_per_epoch=100)
+        >>> [f"{rate(iteration):.4f}" for iteration in (0, 199, 200, 400)]
+        ['0.0100', '0.0100', '0.0010', '0.0001']
     """
     name = _checks.word("solverName", solverName, tuple(_SOLVERS))
     return _SOLVERS[name](*pairs, **properties)
