@@ -96,7 +96,7 @@ def test_factors_are_given_beside_the_conv_and_never_lost():
     [
         ({"input_dilation": 2}, "input_dilation 1 and no mask, got input_dilation=2"),
         ({"mask": np.ones((3, 3, 2, 4))}, "no mask, got input_dilation=1 and a mask ndarray"),
-        ({"kernel_size": (3,)}, r"2 spatial axes, got kernel_size=\(3,\); GroupedConv1D has"),
+        ({"kernel_size": (3,)}, r"2 spatial axes, got kernel_size=\(3,\); use GroupedConv1D"),
         ({"preferred_element_type": jnp.float32}, "no preferred_element_type.*got <class"),
         ({"padding": "SAME_LOWER"}, "padding of a Conv must be 'SAME'.*got 'SAME_LOWER'"),
     ],

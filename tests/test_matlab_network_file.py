@@ -156,7 +156,7 @@ def changed(rows, index, **fields):
         ),
         (
             lambda rows: [{k: v for k, v in row.items() if k != "Name"} for row in rows],
-            "lacks 'Name'; it holds 'Bias', 'Mean'",
+            "lacks 'Name'; it holds 'Bias', 'Max', 'Mean'",
         ),
     ],
 )
