@@ -72,7 +72,7 @@ def check_numbers(session: Session, cases: Sequence[Case]) -> None:
     for task, programs in session.compile(tasks, highest=True, share=0.25).items():
         operands = task.operands()
         case, role, folded = task.folded(*(array.astype(np.float64) for array in operands))
-        exact = task.unfolded(reference.compute(case, role, *folded))
+        exact = task.unfolded(reference.compute(role, *folded, case.convolution))
         for name, program in programs.items():
             fields: Record = {"implementation": name, "note": program.problem()}
             try:

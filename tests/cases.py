@@ -28,11 +28,11 @@ class Case:
     """One convolution, as the package takes it (``spelled``) and in the reference's long form."""
 
     x_shape: tuple[int, ...]
-    weights_shape: tuple[int, int, int, int, int]
+    weights_shape: tuple[int, ...]
     use_bias: bool
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    sides: tuple[tuple[int, int], tuple[int, int]]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    sides: tuple[tuple[int, int], ...]
     padding_value: Any
     data_format: str
     spelled: dict[str, Any]
@@ -52,7 +52,8 @@ class Case:
     def arrays(self, dtype: str) -> list[Any]:
         """Random ``x``, ``weights`` and ``bias`` (or ``None``) as NumPy arrays."""
         random = np.random.default_rng(self.seed)
-        bias_shape = (1, 1, *self.weights_shape[3:])
+        *size, _, filters, groups = self.weights_shape
+        bias_shape = (*(1 for _ in size), filters, groups)
         arrays: list[Any] = [
             random.standard_normal(shape).astype(dtype_of(dtype))
             for shape in (self.x_shape, self.weights_shape, bias_shape)
@@ -61,7 +62,7 @@ class Case:
 
     def expected(self, arrays: list[Any], dtype: str) -> np.ndarray:
         """What the reference makes of the arrays."""
-        return reference.grouped_conv2d(*arrays, **self.in_dtype(dtype))
+        return reference.grouped_conv(*arrays, **self.in_dtype(dtype))
 
     def tolerance(self, arrays: list[Any], dtype: str) -> np.ndarray:
         """What rounding in ``dtype``, with sums in at least float32, may at most do.
@@ -78,7 +79,7 @@ class Case:
         relative = terms * float(np.finfo("float64" if dtype == "float64" else "float32").eps)
         if finfo.bits == 16:
             relative += float(finfo.eps)
-        return relative * reference.grouped_conv2d(*magnitudes, **arguments) + float(finfo.tiny)
+        return relative * reference.grouped_conv(*magnitudes, **arguments) + float(finfo.tiny)
 
     def in_dtype(self, dtype: str) -> dict[str, Any]:
         """The reference's arguments, with a number for padding as ``dtype`` holds it."""

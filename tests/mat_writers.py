@@ -76,3 +76,12 @@ def compressed_5(array):
     """An array of version 7: the same bytes, compressed."""
     packed = zlib.compress(array)
     return struct.pack("<2I", 15, len(packed)) + packed
+
+
+def damaged(content):
+    """A file once for each damage to a byte behind its header."""
+    for position in range(124, len(content)):
+        for flipped in (0x01, 0x80, 0xFF):
+            yield (
+                content[:position] + bytes([content[position] ^ flipped]) + content[position + 1 :]
+            )

@@ -4,17 +4,8 @@ import numpy as np
 
 from grouped_conv_jax.matlab import groupedConvolution2dLayer
 
-DEFAULTS = {
-    "Name": "",
-    "FilterSize": (3, 3),
-    "NumGroups": 2,
-    "NumChannelsPerGroup": "auto",
-    "NumFiltersPerGroup": 4,
-    "Stride": (1, 1),
-    "DilationFactor": (1, 1),
-    "PaddingMode": "manual",
-    "PaddingSize": (0, 0, 0, 0),
-    "PaddingValue": 0,
+WINDOWS = {"Stride": (1, 1), "PaddingMode": "manual", "PaddingSize": (0, 0, 0, 0)}
+LEARNABLES = {
     "WeightsInitializer": "glorot",
     "BiasInitializer": "zeros",
     "Weights": None,
@@ -23,6 +14,17 @@ DEFAULTS = {
     "BiasLearnRateFactor": 1,
     "WeightL2Factor": 1,
     "BiasL2Factor": 0,
+}
+DEFAULTS = {
+    "Name": "",
+    "FilterSize": (3, 3),
+    "NumGroups": 2,
+    "NumChannelsPerGroup": "auto",
+    "NumFiltersPerGroup": 4,
+    **WINDOWS,
+    "DilationFactor": (1, 1),
+    "PaddingValue": 0,
+    **LEARNABLES,
     "NumInputs": 1,
     "InputNames": ("in",),
     "NumOutputs": 1,

@@ -1,15 +1,15 @@
 """Convolutions to shard over eight devices, and what is made of them."""
 
+import dataclasses
 import functools
 import re
 
 import jax
 import numpy as np
-import reference_roles
-from jax.sharding import AxisType
+from implementation_cases import case, operands
+from jax.sharding import AxisType, NamedSharding
 
 from grouped_conv_jax import conv_general_dilated
-from grouped_conv_jax.operation._description import Convolution, Role
 
 COLLECTIVES = "all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter"
 BOTH = ("data", "model")
@@ -40,18 +40,13 @@ def convolve(x, filters, convolution):
     )
 
 
-def arrays(convolution, batch, channels, filters):
-    """``x``, filters and the output's cotangent, in the order of their roles."""
-    random = np.random.default_rng(0)
-    kernel = *convolution.filter_size, channels, filters * convolution.groups
-    shapes = {
-        Role.INPUT_GRADIENT: (batch, *convolution.image, channels * convolution.groups),
-        Role.FILTER_GRADIENT: kernel,
-        Role.FORWARD: (batch, *convolution.outputs, kernel[-1]),
-    }
-    return {
-        role: random.standard_normal(shape).astype(np.float32) for role, shape in shapes.items()
-    }
+def place(case, mesh, specs):
+    """``x``, filters and the output's cotangent on the mesh, in the order of their roles."""
+    arrays = operands(case).values()
+    return [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip(arrays, specs, strict=True)
+    ]
 
 
 def compute(role, convolution):
@@ -64,30 +59,25 @@ def compute(role, convolution):
     return jax.jit(function)
 
 
-def expected(role, convolution, values):
-    """What NumPy makes of it in float64."""
-    operands = [values[operand] for operand in role.operands]
-    return getattr(reference_roles, role.name.lower())(*operands, convolution)
-
-
 def assert_close(actual, desired):
     np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=1e-5 * np.abs(desired).max())
 
 
-def same(filter_size=(3, 3), strides=(1, 1), dilation=(1, 1), image=(16, 4), groups=8):
-    """A convolution with as many outputs as pixels, over the stride."""
+def same(channels=1, filters=1, *, filter_size=(3, 3), batch=8, image=(16, 4), **others):
+    """A case of eight groups with as many outputs as pixels, over the stride."""
+    sizes = case(image, filter_size, channels, filters, 8, batch=batch, **others)
     sides = []
-    for k, s, d in zip(filter_size, strides, dilation, strict=True):
+    for k, s, d in zip(sizes.filter_size, sizes.stride, sizes.dilation, strict=True):
         total = (k - 1) * d + 1 - s
         sides.append((total // 2, total - total // 2))
-    return Convolution(image, filter_size, groups, strides, tuple(sides), dilation)
+    return dataclasses.replace(sizes, padding=tuple(sides))
 
 
-# The description, channels and filters per group, and how many neighbours a shard of rows needs.
+# And how many neighbours a shard of rows needs.
 CASES = {
-    "depthwise": (same(), 1, 1, 2),
-    "strided": (same(strides=(2, 1)), 1, 1, 1),
-    "dilated": (same(dilation=(2, 1)), 1, 1, 2),
-    "many channels and filters": (same(), 8, 8, 2),
-    "two filters a channel": (same(), 1, 2, 2),
+    "depthwise": (same(), 2),
+    "strided": (same(stride=(2, 1)), 1),
+    "dilated": (same(dilation=(2, 1)), 2),
+    "many channels and filters": (same(8, 8), 2),
+    "two filters a channel": (same(1, 2), 2),
 }

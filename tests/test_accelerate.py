@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import COMPILED_QUICKLY
 from flax import nnx
 from jax import lax
 from jax.sharding import AxisType
@@ -154,18 +155,12 @@ def branched(f):
 TRANSFORMATIONS = {
     "jit": jax.jit,
     "grad": gradients,
-    "value and grad of jit": lambda f: gradients(jax.jit(f)),
     "second derivative": lambda f: gradients(lambda x, w: gradients(f)(x, w)[0]),
-    "vmap": lambda f: lambda x, w: jax.vmap(f, (0, None))(jnp.stack([x, -x]), w),
     "vmap of grad": lambda f: (
         lambda x, w: jax.vmap(gradients(f))(jnp.stack([x, -x]), jnp.stack([w, 2 * w]))
     ),
-    "scan": scanned,
     "grad of scan": lambda f: gradients(scanned(f)),
     "remat": lambda f: gradients(jax.remat(f)),
-    "remat that saves products": lambda f: gradients(
-        jax.remat(f, policy=jax.checkpoint_policies.dots_saveable)
-    ),
     "custom_vjp": lambda f: gradients(custom_derivative(f)),
     "custom_jvp": lambda f: gradients(custom_tangent(f)),
     "linearize": lambda f: lambda x, w: jax.linearize(f, x, w)[1](x, w),
@@ -175,14 +170,22 @@ TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
-@pytest.mark.parametrize("side", ["inside", "outside"])
-def test_composes_with_every_transformation(name, side):
+@pytest.mark.parametrize(
+    ("side", "name"),
+    [
+        *(("outside", name) for name in TRANSFORMATIONS),
+        *(("inside", name) for name in ("grad", "vmap of grad", "custom_vjp", "cond")),
+    ],
+)
+def test_composes_with_every_transformation(side, name):
     transform = TRANSFORMATIONS[name]
     fast = transform(accelerate(convolve)) if side == "inside" else accelerate(transform(convolve))
     with jax.enable_x64(True):
         assert is_fast(fast, *operands())
-        assert_same(fast, transform(convolve), *operands(), tolerance=1e-11)
+        compiled = (
+            jax.jit(f, compiler_options=COMPILED_QUICKLY) for f in (fast, transform(convolve))
+        )
+        assert_same(*compiled, *operands(), tolerance=1e-11)
 
 
 @pytest.mark.parametrize("side", ["inside", "outside"])
@@ -214,19 +217,6 @@ class TestCaches:
         assert "stablehlo.convolution" in seen[False]
         assert "stablehlo.convolution" not in seen[True]
         assert len(traced) == 2
-
-    def test_nothing_is_traced_again_within_the_scope(self):
-        traced = []
-
-        @jax.jit
-        def f(x, w):
-            traced.append(None)
-            return convolve(x, w)
-
-        for _ in range(3):
-            with accelerate():
-                f(*operands())
-        assert len(traced) == 1
 
     def test_a_derivative_taken_outside_is_that_of_the_scope(self):
         y, pull = accelerate(jax.vjp)(convolve, *operands())

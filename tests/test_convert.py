@@ -28,7 +28,7 @@ def test_torch_computes_the_same_with_a_kernel_from_oihw():
         groups=GROUPS,
     )
     weights = convert.from_oihw(kernel, GROUPS)
-    y = reference.grouped_conv2d(x, weights, convert.from_bias_vector(bias, GROUPS))
+    y = reference.grouped_conv(x, weights, convert.from_bias_vector(bias, GROUPS))
     np.testing.assert_allclose(y, expected.numpy().transpose(0, 2, 3, 1), rtol=1e-12, atol=1e-12)
 
 
@@ -46,7 +46,7 @@ def test_flax_computes_the_same_with_a_kernel_from_hwio(api):
         layer.kernel[...], layer.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
         expected = layer(jnp.asarray(x))
     weights = convert.from_hwio(kernel, GROUPS)
-    y = reference.grouped_conv2d(x, weights, convert.from_bias_vector(bias, GROUPS))
+    y = reference.grouped_conv(x, weights, convert.from_bias_vector(bias, GROUPS))
     np.testing.assert_allclose(y, np.asarray(expected), rtol=1e-5, atol=1e-5)
 
 
@@ -65,7 +65,7 @@ def test_keras_depthwise_computes_the_same():
                         patch * kernel[:, :, c, q], axis=(1, 2)
                     )
     weights = convert.from_keras_depthwise(kernel)
-    y = reference.grouped_conv2d(x, weights, np.zeros((1, 1, multiplier, channels)))
+    y = reference.grouped_conv(x, weights, np.zeros((1, 1, multiplier, channels)))
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -114,7 +114,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_numpy_there_and_back_is_the_same_array(pair, dtype):
     ours, theirs, their_shape, our_shape = PAIRS[pair]
     array = np.arange(np.prod(their_shape)).reshape(their_shape).astype(jnp.dtype(dtype))
@@ -160,57 +160,33 @@ def test_from_matlab_restores_trailing_ones(stored, sizes):
     np.testing.assert_array_equal(restored.ravel(), array.ravel())
 
 
-BAD = [
+KERNEL, WEIGHTS = np.zeros((3, 3, 2, 10)), np.zeros((3, 3, 2, 1, 4))
+DIVIDES = "must divide the number of output channels, got 10 in"
+AXES = r"weights must have the axes \(h, w, channels_per_group, filters_per_group, groups\).*got"
+SIZE = r"array must have size \(3, 3, 2, {}, 1\), trailing ones perhaps dropped, got"
+POSITIVE = "must be a positive integer, got"
+BAD_VALUES = [
+    (lambda: convert.from_hwio(KERNEL, 4), rf"groups=4 {DIVIDES} kernel of shape \(3, 3, 2, 10\)"),
+    (lambda: convert.from_oihw(KERNEL.T, 3), rf"groups=3 {DIVIDES} kernel of shape \(10, 2, 3, 3"),
+    (lambda: convert.from_bias_vector(np.zeros(10), 3), rf"groups=3 {DIVIDES} bias of shape \(10,"),
+    (lambda: convert.from_hwio(KERNEL, 0), f"groups {POSITIVE} 0"),
     (
-        lambda: convert.from_hwio(np.zeros((3, 3, 2, 10)), 4),
-        r"groups=4 must divide the number of output channels, got 10 in kernel of shape "
-        r"\(3, 3, 2, 10\)",
-    ),
-    (
-        lambda: convert.from_oihw(np.zeros((10, 2, 3, 3)), 3),
-        r"groups=3 must divide the number of output channels, got 10 in kernel of shape "
-        r"\(10, 2, 3, 3\)",
-    ),
-    (
-        lambda: convert.from_bias_vector(np.zeros(10), 3),
-        r"groups=3 must divide the number of output channels, got 10 in bias of shape \(10,\)",
-    ),
-    (
-        lambda: convert.from_hwio(np.zeros((3, 3, 2, 10)), 0),
-        r"groups must be a positive integer, got 0",
-    ),
-    (
-        lambda: convert.from_hwio(np.zeros((3, 3, 2)), 1),
+        lambda: convert.from_hwio(KERNEL[..., 0], 1),
         r"kernel must have the axes \(h, w, channels_per_group, groups \* filters_per_group\), "
         r"none of them empty, got shape \(3, 3, 2\)",
     ),
+    (lambda: convert.from_oihw(KERNEL.T[:, :0], 1), r"none of them empty, got shape \(10, 0, 3, 3"),
     (
-        lambda: convert.from_oihw(np.zeros((4, 0, 3, 3)), 1),
-        r"kernel must have the axes .*none of them empty, got shape \(4, 0, 3, 3\)",
+        lambda: convert.from_keras_depthwise(WEIGHTS),
+        r"kernel must have the axes \(h, w, channels, depth_multiplier\).*shape \(3, 3, 2, 1, 4\)",
     ),
     (
-        lambda: convert.from_keras_depthwise(np.zeros((3, 3, 2, 2, 1))),
-        r"kernel must have the axes \(h, w, channels, depth_multiplier\).*got shape "
-        r"\(3, 3, 2, 2, 1\)",
+        lambda: convert.to_keras_depthwise(WEIGHTS),
+        r"weights must have one channel per group to be depthwise, got 2 in weights of shape \(3,",
     ),
-    (
-        lambda: convert.to_keras_depthwise(np.zeros((3, 3, 2, 1, 4))),
-        r"weights must have one channel per group to be depthwise, got 2 in weights of shape "
-        r"\(3, 3, 2, 1, 4\)",
-    ),
-    (
-        lambda: convert.from_matlab(np.zeros((3, 3, 2, 4)), 3, 2, 5, 1),
-        r"array must have size \(3, 3, 2, 5, 1\), trailing ones optional, got "
-        r"\(3, 3, 2, 4\)",
-    ),
-    (
-        lambda: convert.from_matlab(np.zeros((3, 3, 2, 4, 1, 1)), 3, 2, 4, 1),
-        r"array must have size \(3, 3, 2, 4, 1\).*got \(3, 3, 2, 4, 1, 1\)",
-    ),
-    (
-        lambda: convert.from_matlab(np.zeros((3, 3)), 3, 1, -1, 1),
-        r"num_filters_per_group must be a positive integer, got -1",
-    ),
+    (lambda: convert.from_matlab(KERNEL, 3, 2, 5, 1), SIZE.format(5)),
+    (lambda: convert.from_matlab(KERNEL[..., None, None], 3, 2, 10, 1), SIZE.format(10)),
+    (lambda: convert.from_matlab(KERNEL, 3, 1, -1, 1), f"num_filters_per_group {POSITIVE} -1"),
     (
         lambda: convert.from_bias_vector(np.zeros((1, 10)), 2),
         r"bias must have the axes \(groups \* filters_per_group,\).*got shape \(1, 10\)",
@@ -219,52 +195,27 @@ BAD = [
         lambda: convert.to_bias_vector(np.zeros((2, 1, 5, 4))),
         r"bias must have the axes \(1, 1, filters_per_group, groups\), got shape \(2, 1, 5, 4\)",
     ),
-    *(
-        (
-            lambda function=function: function(np.zeros((3, 3, 2, 4))),
-            r"weights must have the axes \(h, w, channels_per_group, filters_per_group, groups\).*"
-            r"got shape \(3, 3, 2, 4\)",
-        )
-        for function in (
-            convert.to_hwio,
-            convert.to_oihw,
-            convert.to_keras_depthwise,
-            convert.to_matlab,
-        )
-    ),
+    (lambda: convert.to_hwio(KERNEL), AXES),
+    (lambda: convert.to_oihw(KERNEL), AXES),
+    (lambda: convert.to_keras_depthwise(KERNEL), AXES),
+    (lambda: convert.to_matlab(KERNEL), AXES),
+]
+ARRAY = "must be a NumPy or a JAX array, got"
+BAD_KINDS = [
+    (lambda: convert.from_hwio([[[[1.0]]]], 1), f"kernel {ARRAY} list"),
+    (lambda: convert.from_matlab(5.0, 1, 1, 1, 1), f"array {ARRAY} float"),
+    (lambda: convert.to_bias_vector(None), f"bias {ARRAY} None"),
+    (lambda: convert.from_hwio(KERNEL, True), f"groups {POSITIVE} True"),
+    (lambda: convert.from_matlab(KERNEL, 3.0, 1, 1, 1), "filter_size must be a positive .*got 3.0"),
 ]
 
 
-@pytest.mark.parametrize(("call", "message"), BAD)
-def test_a_bad_value_is_named_with_the_rule_and_what_was_received(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
-
-
 @pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: convert.from_hwio([[[[1.0]]]], 1),
-            r"kernel must be a NumPy or a JAX array, got list",
-        ),
-        (
-            lambda: convert.from_matlab(5.0, 1, 1, 1, 1),
-            r"array must be a NumPy or a JAX array, got float",
-        ),
-        (lambda: convert.to_bias_vector(None), r"bias must be a NumPy or a JAX array, got None"),
-        (
-            lambda: convert.from_hwio(np.zeros((1, 1, 1, 1)), True),
-            r"groups must be a positive integer, got True",
-        ),
-        (
-            lambda: convert.from_matlab(np.zeros((3, 3)), 3.0, 1, 1, 1),
-            r"filter_size must be a positive integer.*got 3.0",
-        ),
-    ],
+    ("call", "message", "error"),
+    [(*case, ValueError) for case in BAD_VALUES] + [(*case, TypeError) for case in BAD_KINDS],
 )
-def test_a_bad_kind_is_named_with_the_rule_and_what_was_received(call, message):
-    with pytest.raises(TypeError, match=message):
+def test_what_is_bad_is_named_with_the_rule_and_what_was_received(call, message, error):
+    with pytest.raises(error, match=message):
         call()
 
 

@@ -1,94 +1,50 @@
 """One to three spatial dimensions: the function and the layers against a loop in NumPy."""
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import Case
 from flax import nnx
 
 from grouped_conv_jax import explain, grouped_conv, grouped_conv2d, linen
 from grouped_conv_jax import nnx as gnnx
 
-NUMPY_MODES = {
-    "symmetric-include-edge": "symmetric",
-    "symmetric-exclude-edge": "reflect",
-    "replicate": "edge",
-    "circular": "wrap",
-}
 
-
-def loop(x, weights, bias, stride, dilation, sides, value=0):
-    """``(B, *spatial, C*G)`` convolved one output pixel at a time, in float64."""
-    *size, channels, filters, groups = weights.shape
-    n = len(size)
-    taps = weights.reshape(-1, channels, filters, groups)
-    widths = [(0, 0), *sides, (0, 0)]
-    if isinstance(value, str):
-        x = np.pad(x, widths, mode=NUMPY_MODES[value])
-    else:
-        x = np.pad(x, widths, constant_values=value)
-    extent = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
-    outputs = [(x.shape[1 + i] - extent[i]) // stride[i] + 1 for i in range(n)]
-    y = np.zeros((x.shape[0], *outputs, groups, filters))
-    for place in np.ndindex(*outputs):
-        window = x[
-            (
-                slice(None),
-                *(
-                    slice(p * s, p * s + e, d)
-                    for p, s, e, d in zip(place, stride, extent, dilation, strict=True)
-                ),
-            )
-        ].reshape(x.shape[0], -1, groups, channels)
-        y[(slice(None), *place)] = np.einsum("btgc,tcfg->bgf", window, taps)
-    return (y + np.swapaxes(bias, -1, -2).reshape(groups, filters)).reshape(*y.shape[:-2], -1)
-
-
-@dataclasses.dataclass
-class Case:
-    image: tuple[int, ...]
-    size: tuple[int, ...]
-    channels: int
-    filters: int
-    groups: int
-    sides: tuple[tuple[int, int], ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    spelled: dict
-
-    def arrays(self):
-        random = np.random.default_rng(7)
-        n = len(self.image)
-        return (
-            random.standard_normal((2, *self.image, self.channels * self.groups)),
-            random.standard_normal((*self.size, self.channels, self.filters, self.groups)),
-            random.standard_normal((*(1,) * n, self.filters, self.groups)),
-        )
-
-    def expected(self, x, weights, bias):
-        value = self.spelled.get("padding_value", 0)
-        return loop(x, weights, bias, self.stride, self.dilation, self.sides, value)
+def case(image, size, channels, filters, groups, sides, stride, dilation, spelled):
+    return Case(
+        (2, *image, channels * groups),
+        (*size, channels, filters, groups),
+        True,
+        stride,
+        dilation,
+        sides,
+        spelled.get("padding_value", 0),
+        "B" + "S" * len(image) + "C",
+        spelled,
+        seed=7,
+    )
 
 
 CASES = {
-    "1-D same": Case((11,), (4,), 2, 3, 2, ((1, 2),), (2,), (1,), {"padding": "same", "stride": 2}),
-    "1-D causal": Case((9,), (3,), 1, 2, 4, ((4, 0),), (1,), (2,),
+    "1-D same": case((11,), (4,), 2, 3, 2, ((1, 2),), (2,), (1,), {"padding": "same", "stride": 2}),
+    "1-D causal": case((9,), (3,), 1, 2, 4, ((4, 0),), (1,), (2,),
                        {"padding": "Causal", "dilation_factor": (2,)}),
-    "1-D pair": Case((9,), (3,), 2, 1, 3, ((2, 1),), (1,), (1,), {"padding": ((2, 1),)}),
-    "1-D one number in a list": Case((9,), (3,), 2, 1, 3, ((2, 2),), (1,), (1,), {"padding": [2]}),
-    "1-D causal circular": Case((9,), (3,), 1, 1, 3, ((2, 0),), (1,), (1,),
+    "1-D pair": case((9,), (3,), 2, 1, 3, ((2, 1),), (1,), (1,), {"padding": ((2, 1),)}),
+    "1-D one number in a list": case((9,), (3,), 2, 1, 3, ((2, 2),), (1,), (1,), {"padding": [2]}),
+    "1-D causal circular": case((9,), (3,), 1, 1, 3, ((2, 0),), (1,), (1,),
                                 {"padding": "causal", "padding_value": "circular"}),
-    "2-D circular": Case((5, 6), (3, 4), 2, 2, 2, ((5, 4), (1, 6)), (1, 2), (1, 1),
+    "2-D circular": case((5, 6), (3, 4), 2, 2, 2, ((5, 4), (1, 6)), (1, 2), (1, 1),
                          {"padding": (5, 4, 1, 6), "padding_value": "circular", "stride": (1, 2)}),
-    "2-D two numbers": Case((5, 6), (3, 2), 1, 1, 4, ((1, 1), (2, 2)), (1, 1), (1, 1),
+    "2-D two numbers": case((5, 6), (3, 2), 1, 1, 4, ((1, 1), (2, 2)), (1, 1), (1, 1),
                             {"padding": (1, 2)}),
-    "3-D same": Case((4, 5, 6), (3, 2, 3), 2, 2, 2, ((1, 1), (0, 1), (0, 1)), (1, 1, 2), (1, 1, 1),
+    "3-D same": case((4, 5, 6), (3, 2, 3), 2, 2, 2, ((1, 1), (0, 1), (0, 1)), (1, 1, 2), (1, 1, 1),
                      {"padding": "same", "stride": (1, 1, 2)}),
-    "3-D three numbers": Case((4, 5, 6), (3, 3, 3), 1, 2, 3, ((1, 1), (0, 0), (2, 2)), (1, 1, 1),
+    "3-D three numbers": case((4, 5, 6), (3, 3, 3), 1, 2, 3, ((1, 1), (0, 0), (2, 2)), (1, 1, 1),
                               (1, 2, 1), {"padding": (1, 0, 2), "dilation_factor": (1, 2, 1)}),
-    "3-D pairs, mirrored": Case((4, 5, 6), (2, 2, 2), 3, 1, 2, ((1, 0), (2, 1), (0, 3)), (2, 1, 1),
+    "3-D pairs, mirrored": case((4, 5, 6), (2, 2, 2), 3, 1, 2, ((1, 0), (2, 1), (0, 3)), (2, 1, 1),
                                 (1, 1, 1), {"padding": ((1, 0), (2, 1), (0, 3)),
                                             "padding_value": "symmetric-exclude-edge",
                                             "stride": (2, 1, 1)}),
@@ -98,42 +54,37 @@ LAYERS = {1: "GroupedConv1D", 2: "GroupedConv2D", 3: "GroupedConv3D"}
 
 
 @every_case
-def test_the_function_is_the_loop(case):
-    arrays = case.arrays()
-    with jax.enable_x64(True):
-        y = grouped_conv(*arrays, **case.spelled)
-    np.testing.assert_allclose(y, case.expected(*arrays), rtol=1e-12, atol=1e-12)
-
-
-@every_case
-def test_gradients_are_those_of_the_loop(case):
+def test_function_and_gradients_are_those_of_the_loop(case):
     """The function is linear in each argument, so a difference of two values is a derivative."""
-    x, weights, bias = case.arrays()
+    x, weights, bias = case.arrays("float64")
     random = np.random.default_rng(8)
-    y = case.expected(x, weights, bias)
+    y = case.expected([x, weights, bias], "float64")
     cotangent = random.standard_normal(y.shape)
     with jax.enable_x64(True):
-        _, pull = jax.vjp(lambda *arrays: grouped_conv(*arrays, **case.spelled), x, weights, bias)
+        actual, pull = jax.vjp(functools.partial(grouped_conv, **case.spelled), x, weights, bias)
         gradients = pull(jnp.asarray(cotangent))
+    np.testing.assert_allclose(actual, y, rtol=1e-12, atol=1e-12)
     for i, gradient in enumerate(gradients):
         arrays = [x, weights, bias]
         direction = random.standard_normal(arrays[i].shape)
         arrays[i] = arrays[i] + direction
-        change = ((case.expected(*arrays) - y) * cotangent).sum()
+        change = ((case.expected(arrays, "float64") - y) * cotangent).sum()
         np.testing.assert_allclose((np.asarray(gradient) * direction).sum(), change, rtol=1e-10)
 
 
 @every_case
 def test_linen_and_nnx_layers_are_the_loop(case):
-    x, weights, bias = (array.astype(np.float32) for array in case.arrays())
+    x, weights, bias = case.arrays("float32")
     arguments = {"initial_weights": weights, "initial_bias": bias} | case.spelled
-    name = LAYERS[len(case.image)]
-    layer = getattr(linen, name)(case.size, case.filters, case.groups, **arguments)
-    y, variables = layer.init_with_output(jax.random.key(0), x)
-    other = getattr(gnnx, name)(
-        x.shape[-1], case.size, case.filters, case.groups, **arguments, rngs=nnx.Rngs(0)
+    size, filters, groups = (
+        case.weights_shape[:-3],
+        *case.weights_shape[-2:],
     )
-    expected = case.expected(x, weights, bias)
+    name = LAYERS[len(size)]
+    layer = getattr(linen, name)(size, filters, groups, **arguments)
+    y, variables = layer.init_with_output(jax.random.key(0), x)
+    other = getattr(gnnx, name)(x.shape[-1], size, filters, groups, **arguments, rngs=nnx.Rngs(0))
+    expected = case.expected([x, weights, bias], "float32")
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(other(x), y)
     assert variables["params"]["bias"].shape == other.bias.shape == bias.shape
@@ -144,8 +95,8 @@ def test_linen_and_nnx_layers_are_the_loop(case):
     [("BCS", (0, 2, 1)), ("SCB", (1, 2, 0)), ("bsc", (0, 1, 2))],
 )
 def test_any_order_of_the_axes_of_a_sequence(data_format, order):
-    x, weights, bias = CASES["1-D pair"].arrays()
-    expected = CASES["1-D pair"].expected(x, weights, bias)
+    x, weights, bias = CASES["1-D pair"].arrays("float64")
+    expected = CASES["1-D pair"].expected([x, weights, bias], "float64")
     with jax.enable_x64(True):
         y = grouped_conv(
             x.transpose(order), weights, bias, padding=((2, 1),), data_format=data_format
@@ -160,7 +111,7 @@ def test_a_causal_output_reads_no_later_input():
 
 
 def test_two_dimensions_are_grouped_conv2d():
-    x, weights, bias = CASES["2-D circular"].arrays()
+    x, weights, bias = CASES["2-D circular"].arrays("float64")
     spelled = CASES["2-D circular"].spelled
     np.testing.assert_array_equal(
         grouped_conv(x, weights, bias, **spelled), grouped_conv2d(x, weights, bias, **spelled)

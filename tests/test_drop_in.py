@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import COMPILED_QUICKLY
 from drop_in_cases import BAD, CASES, POINTWISE, UNCHANGED, arrays
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
@@ -59,7 +60,15 @@ def test_the_jaxpr_is_that_of_lax(name):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("name", (CASES | POINTWISE))
+# However it is spelled, the jaxpr is lax's; these differ in what is computed.
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("NHWC", "by positions", "CHWN", "1-D, channels first", "3-D", "4-D", "SAME_LOWER"),
+        *("SAME, dilated", "negative padding", "filter larger than the image", "no image"),
+        *("transposed", "groups of the batch", "one group, padded 1x1", *POINTWISE),
+    ],
+)
 def test_values_and_gradients_are_those_of_lax_on_the_fast_path(name):
     *shapes, arguments = (CASES | POINTWISE)[name]
     operands = arrays(*shapes)
@@ -74,14 +83,19 @@ def test_values_and_gradients_are_those_of_lax_on_the_fast_path(name):
         # lax cannot differentiate without images.
         return y, pull(jnp.sin(y)) if 0 not in shapes[0] else None
 
-    actual, desired = (jax.jit(values_and_gradients, static_argnums=0)(f) for f in (ours, theirs))
+    actual, desired = (
+        jax.jit(values_and_gradients, static_argnums=0, compiler_options=COMPILED_QUICKLY)(f)
+        for f in (ours, theirs)
+    )
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4), actual, desired
     )
 
 
-@pytest.mark.parametrize("preferred", [None, "float64", "float32"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("dtype", "preferred"),
+    [("float32", "float64"), ("bfloat16", None), ("bfloat16", "float32"), ("float16", None)],
+)
 def test_the_dtype_is_that_of_lax(dtype, preferred):
     *shapes, arguments = CASES["NHWC"]
     with jax.enable_x64(True):
@@ -168,10 +182,8 @@ class TestFlax:
     """A Flax layer gets it by one argument."""
 
     SETTINGS = (
-        {"features": 8, "kernel_size": (3, 3), "feature_group_count": 8},
         {"features": 12, "kernel_size": (3, 2), "feature_group_count": 4, "strides": (2, 1)},
         {"features": 8, "kernel_size": (3,), "feature_group_count": 2, "kernel_dilation": 2},
-        {"features": 8, "kernel_size": (2, 2, 2), "feature_group_count": 4, "padding": "VALID"},
         {"features": 8, "kernel_size": (3, 3), "feature_group_count": 4, "padding": "CIRCULAR"},
     )
 
@@ -181,7 +193,9 @@ class TestFlax:
         def loss(convolution, parameters, x):
             return jnp.sum(jnp.sin(apply(convolution)(parameters, x)))
 
-        gradients = jax.jit(jax.value_and_grad(loss, (1, 2)), static_argnums=0)
+        gradients = jax.jit(
+            jax.value_and_grad(loss, (1, 2)), static_argnums=0, compiler_options=COMPILED_QUICKLY
+        )
         results = [
             gradients(f, parameters, x) for f in (conv_general_dilated, lax.conv_general_dilated)
         ]
@@ -203,8 +217,8 @@ class TestFlax:
         jax.tree.map(np.testing.assert_array_equal, parameters, theirs)
         self.check(lambda f: layer(f).apply, parameters, x)
 
-    @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-    def test_nnx_conv(self, settings):
+    def test_nnx_conv(self):
+        settings = self.SETTINGS[0]
         sizes = {"in_features": 8, "out_features": settings["features"]}
         others = {name: value for name, value in settings.items() if name != "features"}
         x = jax.random.normal(jax.random.key(0), (2, *(6,) * len(settings["kernel_size"]), 8))

@@ -144,16 +144,11 @@ class TestSymbolicSizes:
 
     SETTINGS = (
         {},
-        {"padding": 1},
-        {"padding": "same"},
-        {"padding": "same", "stride": 2},
         {"padding": "same", "stride": 2, "dilation_factor": 2, "data_format": "BCSS"},
         {"padding": 1, "padding_value": 2.5},
-        *(
-            {"padding": padding, "padding_value": value, "stride": 2}
-            for padding in ("same", (1, 2, 0, 1))
-            for value in ("symmetric-include-edge", "symmetric-exclude-edge", "replicate")
-        ),
+        {"padding": "same", "padding_value": "symmetric-include-edge", "stride": 2},
+        {"padding": (1, 2, 0, 1), "padding_value": "symmetric-exclude-edge", "stride": 2},
+        {"padding": "same", "padding_value": "replicate"},
     )
 
     def check(self, f, settings, *arguments):
@@ -194,7 +189,7 @@ class TestSymbolicSizes:
 
         self.check(jax.value_and_grad(f, (0, 1)), {}, weights)
 
-    @pytest.mark.parametrize("settings", SETTINGS[2:], ids=str)
+    @pytest.mark.parametrize("settings", SETTINGS[1:4:2], ids=str)
     def test_layers(self, settings):
         linen = gcj.linen.GroupedConv2D(3, 2, "channel-wise", **settings)
         x = jnp.ones((1, 8, 8, 8))

@@ -55,17 +55,20 @@ def assert_message(message, name, received):
     assert re.search(rf"got {re.escape(received)}(?![\w.])", message), message
 
 
+def one_of_each(table):
+    """The first row of each argument."""
+    return list({row[0]: row for row in reversed(table)}.values())
+
+
 @pytest.mark.parametrize(("name", "value", "error", "received"), OF_FUNCTION_AND_MODULES)
-@pytest.mark.parametrize("callable_", [grouped_conv2d, linen_module, nnx_module])
-def test_hyperparameters_of_function_and_modules(callable_, name, value, error, received):
-    arrays = (X, WEIGHTS, BIAS) if callable_ is grouped_conv2d else ()
-    assert_message(message_of(error, callable_, *arrays, **{name: value}), name, received)
+def test_hyperparameters_of_the_function(name, value, error, received):
+    message = message_of(error, grouped_conv2d, X, WEIGHTS, BIAS, **{name: value})
+    assert_message(message, name, received)
 
 
 @pytest.mark.parametrize(("name", "value", "error", "received"), OF_MODULES)
-@pytest.mark.parametrize("construct", [linen_module, nnx_module])
-def test_hyperparameters_of_modules(construct, name, value, error, received):
-    assert_message(message_of(error, construct, **{name: value}), name, received)
+def test_hyperparameters_of_the_modules(name, value, error, received):
+    assert_message(message_of(error, linen_module, **{name: value}), name, received)
 
 
 @pytest.mark.parametrize(("name", "changed", "error", "received"), OF_ARRAYS + NO_ARRAYS)
@@ -74,34 +77,36 @@ def test_arrays_of_the_function(name, changed, error, received):
     assert_message(message_of(error, grouped_conv2d, **arguments), name, received)
 
 
-@pytest.mark.parametrize(("name", "changed", "error", "received"), OF_ARRAYS)
-def test_the_same_message_while_jit_traces(name, changed, error, received):
-    arguments = {"x": X, "weights": WEIGHTS, "bias": BIAS} | changed
-    arrays = {name: jnp.asarray(arguments.pop(name)) for name in ("x", "weights", "bias")}
-    eager = message_of(error, grouped_conv2d, **arrays, **arguments)
-    jitted = jax.jit(lambda arrays: grouped_conv2d(**arrays, **arguments))
-    assert message_of(error, jitted, arrays) == eager
-    assert_message(eager, name, received)
+class TestEveryDoor:
+    """One bad value of each argument, at each door that leads to the same check."""
 
-
-@pytest.mark.parametrize(("name", "value", "error", "received"), OF_FUNCTION_AND_MODULES)
-def test_hyperparameters_while_jit_traces(name, value, error, received):
-    jitted = jax.jit(lambda *arrays: grouped_conv2d(*arrays, **{name: value}))
-    assert_message(message_of(error, jitted, X, WEIGHTS, BIAS), name, received)
-
-
-@pytest.mark.parametrize("name", ["stride", "dilation_factor", "padding", "padding_value"])
-def test_a_hyperparameter_that_is_traced(name):
-    traced = jax.jit(lambda value: grouped_conv2d(X, WEIGHTS, **{name: value}))
-    message = message_of(TypeError, traced, 1)
-    assert re.match(rf"{name} must be .*, got .*int32\[\]", message), message
-
-
-def test_an_unknown_implementation_hears_which_there_are():
-    message = message_of(ValueError, grouped_conv2d, X, WEIGHTS, implementation="cudnn")
-    assert message == (
-        "implementation must be one of 'native', 'lax', 'taps', 'blocks' or None, got 'cudnn'"
+    @pytest.mark.parametrize(
+        ("name", "value", "error", "received"), one_of_each(OF_FUNCTION_AND_MODULES)
     )
+    def test_of_function_and_modules(self, name, value, error, received):
+        jitted = jax.jit(lambda *arrays: grouped_conv2d(*arrays, **{name: value}))
+        assert_message(message_of(error, jitted, X, WEIGHTS, BIAS), name, received)
+        for construct in (linen_module, nnx_module):
+            assert_message(message_of(error, construct, **{name: value}), name, received)
+
+    @pytest.mark.parametrize(("name", "value", "error", "received"), one_of_each(OF_MODULES))
+    def test_of_nnx_modules(self, name, value, error, received):
+        assert_message(message_of(error, nnx_module, **{name: value}), name, received)
+
+    @pytest.mark.parametrize(("name", "changed", "error", "received"), one_of_each(OF_ARRAYS))
+    def test_of_arrays_while_jit_traces(self, name, changed, error, received):
+        arguments = {"x": X, "weights": WEIGHTS, "bias": BIAS} | changed
+        arrays = {name: jnp.asarray(arguments.pop(name)) for name in ("x", "weights", "bias")}
+        eager = message_of(error, grouped_conv2d, **arrays, **arguments)
+        jitted = jax.jit(lambda arrays: grouped_conv2d(**arrays, **arguments))
+        assert message_of(error, jitted, arrays) == eager
+        assert_message(eager, name, received)
+
+    @pytest.mark.parametrize("name", ["stride", "dilation_factor", "padding", "padding_value"])
+    def test_a_hyperparameter_that_is_traced(self, name):
+        traced = jax.jit(lambda value: grouped_conv2d(X, WEIGHTS, **{name: value}))
+        message = message_of(TypeError, traced, 1)
+        assert re.match(rf"{name} must be .*, got .*int32\[\]", message), message
 
 
 class TestModulesInput:
@@ -111,14 +116,17 @@ class TestModulesInput:
     def call(self, request):
         return request.param
 
-    @pytest.mark.parametrize("dtype", [None, jnp.float32, jnp.bfloat16])
+    @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
     @pytest.mark.parametrize(
-        ("name", "changed", "error", "received"),
-        [row for row in OF_ARRAYS + NO_ARRAYS if row[0] == "x"],
+        ("x", "error", "received"),
+        [
+            (X[0, 0], ValueError, "shape (6, 4)"),
+            (X.astype(np.int32), TypeError, "int32"),
+            (X.tolist(), TypeError, "list"),
+        ],
     )
-    def test_the_kind_and_the_shape_of_x(self, call, dtype, name, changed, error, received):
-        arguments = {"x": X, "dtype": dtype} | changed
-        assert_message(message_of(error, call, **arguments), name, received)
+    def test_the_kind_and_the_shape_of_x(self, call, dtype, x, error, received):
+        assert_message(message_of(error, call, x, dtype=dtype), "x", received)
 
     def test_a_filter_that_does_not_fit(self, call):
         message = message_of(ValueError, call, X, filter_size=(6, 2))
@@ -168,11 +176,8 @@ def test_more_channels_than_an_nnx_module_was_built_for():
     ("value", "error"),
     [
         (0, ValueError),
-        (-4, ValueError),
         (4.0, TypeError),
-        (True, TypeError),
         ("auto", TypeError),
-        (None, TypeError),
     ],
 )
 def test_the_number_of_channels_of_an_nnx_module(value, error):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from factor_cases import DEFAULT, DENSE, OPTIONS, OWN
 from flax.core import freeze
 
 from grouped_conv_jax import optim
@@ -14,17 +15,6 @@ from grouped_conv_jax.linen import GroupedConv2D, learnable_factors
 KEY = jax.random.key(0)
 X = jnp.ones((2, 6, 6, 4))
 STACK = jnp.ones((3, 2, 6, 6, 4))
-# What the two kinds of layers below give.
-OWN = {"weights": (0.5, 3.0), "bias": (0.25, 7.0)}
-DEFAULT = {"weights": (1.0, 1.0), "bias": (1.0, 0.0)}
-DENSE = {"kernel": (1.0, 1.0), "bias": (1.0, 0.0)}
-OPTIONS = {
-    "padding": "same",
-    "weight_learn_rate_factor": 0.5,
-    "bias_learn_rate_factor": 0.25,
-    "weight_l2_factor": 3.0,
-    "bias_l2_factor": 7.0,
-}
 
 
 def own(**options):

@@ -4,27 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from factor_cases import DENSE, FACTORS, OWN
 from flax import nnx
 
 from grouped_conv_jax import optim
 from grouped_conv_jax.nnx import GroupedConv2D, learnable_factors
 
-OWN = {"weights": (0.5, 3.0), "bias": (0.25, 7.0)}
-DENSE = {"kernel": (1.0, 1.0), "bias": (1.0, 0.0)}
-
 
 def layer(rngs):
-    return GroupedConv2D(
-        4,
-        3,
-        2,
-        2,
-        weight_learn_rate_factor=0.5,
-        bias_learn_rate_factor=0.25,
-        weight_l2_factor=3.0,
-        bias_l2_factor=7.0,
-        rngs=rngs,
-    )
+    return GroupedConv2D(4, 3, 2, 2, **FACTORS, rngs=rngs)
 
 
 class FineTuned(nnx.Module):

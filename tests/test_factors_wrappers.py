@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from factor_cases import BIAS, DENSE, OPTIONS, OWN, WEIGHTS
 from flax import nnx
 from flax.nnx.bridge.wrappers import to_linen_class
 
@@ -14,16 +15,6 @@ from grouped_conv_jax import nnx as grouped_nnx
 
 KEY = jax.random.key(0)
 X = jnp.ones((2, 6, 6, 4))
-OPTIONS = {
-    "padding": "same",
-    "weight_learn_rate_factor": 0.5,
-    "bias_learn_rate_factor": 0.25,
-    "weight_l2_factor": 3.0,
-    "bias_l2_factor": 7.0,
-}
-WEIGHTS, BIAS = (0.5, 3.0), (0.25, 7.0)
-OWN = {"weights": WEIGHTS, "bias": BIAS}
-DENSE = {"kernel": (1.0, 1.0), "bias": (1.0, 0.0)}
 
 
 def linen_layer(**options):

@@ -1,7 +1,6 @@
 """What the pure function promises, one promise a test."""
 
 import functools
-import itertools
 
 import cases
 import jax
@@ -22,7 +21,7 @@ def assert_is_the_loop(x, weights, bias=None, spelled=None, **long_form):
     x, weights = np.asarray(x, np.float64), np.asarray(weights, np.float64)
     with jax.enable_x64(True):
         y = grouped_conv2d(x, weights, bias, **(spelled or {}))
-    expected = reference.grouped_conv2d(x, weights, bias, **long_form)
+    expected = reference.grouped_conv(x, weights, bias, **long_form)
     assert y.shape == expected.shape
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
 
@@ -54,29 +53,12 @@ class TestOperation:
         [
             (3, 3, 6, 2, 1),  # one group: an ordinary convolution
             (2, 4, 3, 2, 2),
-            (1, 1, 2, 1, 3),
-            (3, 2, 1, 1, 6),  # as many groups as channels
-            (3, 3, 1, 3, 6),  # and more filters than one each
+            (3, 3, 1, 3, 6),  # as many groups as channels, and more filters than one each
         ],
     )
     def test_groups_and_depth_multipliers(self, weights_shape):
         bias = random(1, 1, *weights_shape[3:], seed=2, dtype=np.float64)
         assert_is_the_loop(random(2, 5, 6, 6), random(*weights_shape, seed=1), bias)
-
-    @pytest.mark.parametrize("stride", list(itertools.product((1, 2, 3), repeat=2)))
-    def test_stride_is_vertical_then_horizontal(self, stride):
-        assert_is_the_loop(
-            random(7, 8, 2), random(2, 3, 1, 1, 2), spelled={"stride": stride}, stride=stride
-        )
-
-    @pytest.mark.parametrize("dilation", list(itertools.product((1, 2, 3), repeat=2)))
-    def test_dilation_is_vertical_then_horizontal(self, dilation):
-        assert_is_the_loop(
-            random(8, 9, 2),
-            random(2, 3, 1, 1, 2),
-            spelled={"dilation_factor": dilation},
-            dilation=dilation,
-        )
 
     def test_a_filter_larger_than_the_input_needs_padding(self):
         x, weights = random(2, 3, 2), random(5, 6, 1, 1, 2, seed=1)
@@ -84,23 +66,13 @@ class TestOperation:
         with pytest.raises(ValueError, match="weights must fit into the padded image"):
             grouped_conv2d(x, weights, padding=1)
 
-    def test_a_stride_larger_than_the_filter_skips_pixels(self):
-        assert_is_the_loop(
-            random(9, 9, 2), random(2, 1, 2, 1, 1), spelled={"stride": 4}, stride=(4, 4)
-        )
-
-    @pytest.mark.parametrize("implementation", [None, "lax"])
-    def test_every_implementation_gives_the_reference(self, implementation):
-        x, weights = random(2, 5, 5, 4), random(3, 3, 2, 3, 2, seed=1)
-        assert_is_the_loop(x, weights, spelled={"implementation": implementation})
-
 
 class TestDataFormat:
     @pytest.mark.slow
     def test_every_permutation_gives_the_same_numbers(self):
         x = random(2, 3, 2, 4, 3, 4)  # B, T, U, H, W, C
         weights = random(2, 2, 2, 1, 2, seed=1)
-        canonical = reference.grouped_conv2d(x, weights, stride=(2, 1))
+        canonical = reference.grouped_conv(x, weights, stride=(2, 1))
 
         def arranged(array, data_format):
             """One entry along the axes that the format lacks; the others in its order."""
@@ -133,14 +105,16 @@ class TestDataFormat:
             grouped_conv2d(x, weights, data_format=cases.ALIASES[alias]),
         )
 
-    @pytest.mark.parametrize("leading", [(), (1,), (3,), (2, 3), (2, 1, 3), (0,), (2, 0)])
-    @pytest.mark.parametrize("data_format", ["BSSC", "BCSS", "BTSSC"])
+    @pytest.mark.parametrize(
+        ("data_format", "leading"),
+        [("BSSC", ()), ("BSSC", (2, 1, 3)), ("BSSC", (2, 0)), ("BCSS", (2, 3)), ("BTSSC", ())],
+    )
     def test_a_leading_batch_is_any_number_of_axes(self, data_format, leading):
         image = {"BSSC": (4, 3, 2), "BCSS": (2, 4, 3), "BTSSC": (2, 4, 3, 2)}[data_format]
         x, weights = random(*leading, *image), random(2, 2, 1, 2, 2, seed=1)
         y = grouped_conv2d(x, weights, padding="same", data_format=data_format)
         assert y.shape[: len(leading)] == leading
-        expected = reference.grouped_conv2d(
+        expected = reference.grouped_conv(
             x, weights, sides=((0, 1), (0, 1)), data_format=data_format
         )
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
@@ -181,13 +155,11 @@ class TestDtypes:
 
     # In 8 bits of significand counting by ones ends at 256, in 11 bits at 2048.
     @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-    @pytest.mark.parametrize(("channels", "groups"), [(1, 1), (1, 4), (2, 2)])
-    def test_sums_over_16_bit_inputs_accumulate_in_float32(self, dtype, channels, groups):
-        x = jnp.ones((64, 64, channels * groups), dtype)
-        weights = jnp.ones((64, 64, channels, 1, groups), dtype)
+    def test_sums_over_16_bit_inputs_accumulate_in_float32(self, dtype):
+        x, weights = jnp.ones((64, 64, 4), dtype), jnp.ones((64, 64, 2, 1, 2), dtype)
         y = grouped_conv2d(x, weights)
         assert y.dtype == dtype
-        np.testing.assert_array_equal(y.astype(jnp.float32), 4096.0 * channels)
+        np.testing.assert_array_equal(y.astype(jnp.float32), 8192)
 
     @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
     def test_the_preferred_element_type_is_that_of_the_result(self, dtype):

@@ -70,8 +70,9 @@ def assert_not_truncated(standardized):
     assert np.abs(standardized).max() > 4
 
 
-@pytest.mark.parametrize(("initializer", "value"), [("zeros", 0), ("ones", 1)])
-@pytest.mark.parametrize("shape", [(3, 3, 2, 2, 2), (1, 1, 4, 2)])
+@pytest.mark.parametrize(
+    ("initializer", "value", "shape"), [("zeros", 0, (3, 3, 2, 2, 2)), ("ones", 1, (1, 1, 4, 2))]
+)
 def test_constants(initializer, value, shape):
     values = getattr(initializers, initializer)(jax.random.key(0), shape, jnp.bfloat16)
     assert values.shape == shape
@@ -79,7 +80,7 @@ def test_constants(initializer, value, shape):
     np.testing.assert_array_equal(values.astype(jnp.float32), value)
 
 
-@pytest.mark.parametrize("groups", [1, 4, 64])
+@pytest.mark.parametrize("groups", [1, 64])
 @pytest.mark.parametrize(("initializer", "kurtosis"), [("glorot", 9 / 5), ("he", 3)])
 def test_fans_do_not_depend_on_the_number_of_groups(initializer, kurtosis, groups):
     shape = (5, 3, 8, 16, groups)
@@ -91,15 +92,11 @@ def test_fans_do_not_depend_on_the_number_of_groups(initializer, kurtosis, group
 class TestSignature:
     """That of JAX's own: ``(key, shape, dtype=float32)``."""
 
-    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
     def test_shape_and_dtype(self, name, dtype):
-        values = getattr(initializers, name)(jax.random.key(0), (3, 3, 2, 2, 2), dtype)
-        assert (values.shape, values.dtype) == ((3, 3, 2, 2, 2), dtype)
-
-    def test_float64(self, name):
         with jax.enable_x64(True):
-            values = getattr(initializers, name)(jax.random.key(0), (3, 3, 2, 2, 2), jnp.float64)
-        assert values.dtype == jnp.float64
+            values = getattr(initializers, name)(jax.random.key(0), (3, 3, 2, 2, 2), dtype)
+        assert (values.shape, values.dtype) == ((3, 3, 2, 2, 2), dtype)
 
     def test_float32_by_default_and_under_jit(self, name):
         initializer = getattr(initializers, name)
@@ -126,13 +123,10 @@ def test_fans_need_four_to_six_axes(name, shape):
 @pytest.mark.parametrize(
     ("word", "initializer"),
     [
-        ("glorot", initializers.glorot),
         ("Glorot", initializers.glorot),
-        ("he", initializers.he),
         ("HE", initializers.he),
         ("narrow-normal", initializers.narrow_normal),
-        ("narrownormal", initializers.narrow_normal),
-        ("Narrow-Normal", initializers.narrow_normal),
+        ("NarrowNormal", initializers.narrow_normal),
         ("zeros", initializers.zeros),
         ("ones", initializers.ones),
     ],
@@ -144,10 +138,8 @@ def test_words_in_any_case_mean_these(word, initializer):
     np.testing.assert_array_equal(by_word["params"]["weights"], by_callable["params"]["weights"])
 
 
-@pytest.mark.parametrize("word", ["zeros", "ones", "narrow-normal"])
-def test_words_for_the_bias(word):
-    initializer = getattr(initializers, word.replace("-", "_"))
-    x, key = jnp.ones((4, 4, 4)), jax.random.key(3)
-    by_word = linen.GroupedConv2D(3, 2, 2, bias_initializer=word).init(key, x)
-    by_callable = linen.GroupedConv2D(3, 2, 2, bias_initializer=initializer).init(key, x)
-    np.testing.assert_array_equal(by_word["params"]["bias"], by_callable["params"]["bias"])
+def test_a_word_for_the_bias():
+    layer = linen.GroupedConv2D(3, 2, 2, bias_initializer="ones")
+    np.testing.assert_array_equal(
+        layer.init(jax.random.key(3), jnp.ones((4, 4, 4)))["params"]["bias"], 1
+    )

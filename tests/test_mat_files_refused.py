@@ -17,6 +17,7 @@ from mat_writers import (
     WEIGHTS,
     array_5,
     compressed_5,
+    damaged,
     object_5,
     save_6,
     save_7,
@@ -38,9 +39,6 @@ def test_an_object_instead_of_an_array_is_named_with_its_class(path):
     message = r"'Weights' in path='.*' must be a full array of real numbers, got .*class dlarray"
     with pytest.raises(ValueError, match=message):
         load_mat(path, *SIZES)
-
-
-OBJECT = scipy.io.matlab.MatlabObject(np.array([[(1.0,)]], dtype=[("f", "O")]), "inline")
 
 
 @pytest.mark.parametrize(
@@ -210,17 +208,14 @@ def test_every_damaged_byte_gives_numbers_of_the_right_size_or_a_value_error(sav
     save(path, Weights=np.ones((1, 2)), Bias=np.ones((1, 1)))
     content = path.read_bytes()
     refused = 0
-    for position in range(124, len(content)):
-        for flipped in (0x01, 0x80, 0xFF):
-            damaged = bytearray(content)
-            damaged[position] ^= flipped
-            path.write_bytes(damaged)
-            try:
-                weights, bias = load_mat(path, (1, 2), 1, 1, 1)
-            except ValueError:
-                refused += 1
-            else:
-                assert (weights.shape, bias.shape) == ((1, 2, 1, 1, 1), (1, 1, 1, 1))
+    for changed in damaged(content):
+        path.write_bytes(changed)
+        try:
+            weights, bias = load_mat(path, (1, 2), 1, 1, 1)
+        except ValueError:
+            refused += 1
+        else:
+            assert (weights.shape, bias.shape) == ((1, 2, 1, 1, 1), (1, 1, 1, 1))
     assert refused > len(content) - 124
 
 

@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference_roles
 from cases import COMPILED_QUICKLY
 from jax import lax
 from jax.extend.core.primitives import conv_general_dilated_p
 
+from grouped_conv_jax.benchmarks import reference
 from grouped_conv_jax.operation import _jax_internals, _matching
 from grouped_conv_jax.operation._description import Role
 from grouped_conv_jax.operation._matching import match
 
-BATCHES, CASES_OF_A_BATCH = 18, 30
+BATCHES, CASES_OF_A_BATCH = 6, 30
 
 
 def gradient(f, position):
@@ -125,14 +125,20 @@ def compared(equation, random):
         found.channels,
         found.filters,
     )
-    result = getattr(reference_roles, found.role.name.lower())(*operands, found.convolution)
+    result = reference.compute(found.role, *operands, found.convolution)
     np.testing.assert_allclose(
         found.result(result), desired, rtol=1e-12, atol=1e-12 * np.abs(desired).max()
     )
     return found.role
 
 
-@pytest.mark.parametrize("seed", range(BATCHES))
+@pytest.mark.parametrize(
+    "seed",
+    [
+        *range(BATCHES),
+        *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(BATCHES, 3 * BATCHES)),
+    ],
+)
 def test_matches_compute_what_lax_computes(seed, monkeypatch):
     # The algebra alone, without a compilation for each of its steps.
     monkeypatch.setattr(_matching, "jnp", np)

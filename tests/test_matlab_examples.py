@@ -62,7 +62,7 @@ def test_groups_of_filters():
     assert module.name == "gconv1"
     weights, bias = variables["params"]["weights"], variables["params"]["bias"]
     assert (weights.shape, bias.shape) == ((11, 11, 2, 10, 3), (1, 1, 10, 3))
-    expected = reference.grouped_conv2d(x, weights, bias)
+    expected = reference.grouped_conv(x, weights, bias)
     np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -74,7 +74,7 @@ def test_channel_wise():
     variables = cwconv1.to_linen().init(jax.random.key(0), x)
     weights = variables["params"]["weights"]
     assert weights.shape == (11, 11, 1, 10, 3)
-    expected = reference.grouped_conv2d(x, weights)
+    expected = reference.grouped_conv(x, weights)
     y = cwconv1.to_linen().apply(variables, x)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
@@ -106,7 +106,7 @@ def test_separable_block():
 
     depthwise, pointwise = params["groupedconv"], params["conv"]
     # Height 8 needs one row, at the bottom; width 7 one column on either side.
-    y = reference.grouped_conv2d(
+    y = reference.grouped_conv(
         x, depthwise["weights"], depthwise["bias"], stride=(2, 2), sides=((0, 1), (1, 1))
     )
     y = norm_and_relu(y, "batchnorm_1")

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from matlab_layer import random
+from matlab_layer import LEARNABLES, WINDOWS, random
 
 from grouped_conv_jax import matlab
 from grouped_conv_jax.matlab import (
@@ -18,23 +18,14 @@ from grouped_conv_jax.matlab import (
 )
 
 DEFAULTS = {
-    "convolution2dLayer": {
+    "convolution2dLayer": WINDOWS
+    | LEARNABLES
+    | {
         "FilterSize": (3, 3),
         "NumChannels": "auto",
         "NumFilters": 4,
-        "Stride": (1, 1),
         "DilationFactor": (1, 1),
-        "PaddingMode": "manual",
-        "PaddingSize": (0, 0, 0, 0),
         "PaddingValue": 0,
-        "WeightsInitializer": "glorot",
-        "BiasInitializer": "zeros",
-        "Weights": None,
-        "Bias": None,
-        "WeightLearnRateFactor": 1,
-        "BiasLearnRateFactor": 1,
-        "WeightL2Factor": 1,
-        "BiasL2Factor": 0,
     },
     "batchNormalizationLayer": {
         "NumChannels": "auto",
@@ -52,32 +43,9 @@ DEFAULTS = {
         "OffsetL2Factor": 1,
         "ScaleL2Factor": 1,
     },
-    "fullyConnectedLayer": {
-        "InputSize": "auto",
-        "OutputSize": 4,
-        "WeightsInitializer": "glorot",
-        "BiasInitializer": "zeros",
-        "Weights": None,
-        "Bias": None,
-        "WeightLearnRateFactor": 1,
-        "BiasLearnRateFactor": 1,
-        "WeightL2Factor": 1,
-        "BiasL2Factor": 0,
-    },
-    "maxPooling2dLayer": {
-        "PoolSize": (4, 4),
-        "Stride": (1, 1),
-        "PaddingMode": "manual",
-        "PaddingSize": (0, 0, 0, 0),
-        "HasUnpoolingOutputs": 0,
-    },
-    "averagePooling2dLayer": {
-        "PoolSize": (4, 4),
-        "Stride": (1, 1),
-        "PaddingMode": "manual",
-        "PaddingSize": (0, 0, 0, 0),
-        "PaddingValue": 0,
-    },
+    "fullyConnectedLayer": LEARNABLES | {"InputSize": "auto", "OutputSize": 4},
+    "maxPooling2dLayer": WINDOWS | {"PoolSize": (4, 4), "HasUnpoolingOutputs": 0},
+    "averagePooling2dLayer": WINDOWS | {"PoolSize": (4, 4), "PaddingValue": 0},
     "imageInputLayer": {
         "InputSize": (5, 6, 3),
         "Normalization": "zerocenter",
@@ -153,67 +121,57 @@ def test_a_missing_argument_is_named(name):
         getattr(matlab, name)()
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: convolution2dLayer(3, 0), "NumFilters must be a positive integer, got 0"),
-        (
-            lambda: convolution2dLayer(3, 2, Weights=random(3, 3, 1, 3)),
-            "Weights must have shape (3, 3, any, 2, 1), got (3, 3, 1, 3, 1)",
-        ),
-        (lambda: maxPooling2dLayer(0), "PoolSize must be a positive integer, got 0"),
-        (lambda: maxPooling2dLayer(2, Stride=[1, 2, 3]), "Stride must be a positive integer or a"),
-        (
-            lambda: maxPooling2dLayer([2, 3], Padding=[0, 0, 1, 3]),
-            "Padding must be below PoolSize=(2, 3), got (0, 0, 1, 3)",
-        ),
-        (
-            lambda: averagePooling2dLayer(2, PaddingValue=1),
-            "PaddingValue must be one of 'mean' or 0, got 1",
-        ),
-        (lambda: fullyConnectedLayer(2.5), "OutputSize must be a positive integer, got 2.5"),
-        (
-            lambda: fullyConnectedLayer(2, Weights=random(3, 5)),
-            "Weights must have size (2, inputs), got (3, 5)",
-        ),
-        (lambda: fullyConnectedLayer(2, Bias=random(3)), "Bias must have size (2, 1), got (3, 1)"),
-        (
-            lambda: fullyConnectedLayer(2, WeightsInitializer="hee"),
-            "WeightsInitializer must be one of 'glorot', 'he', 'zeros', 'ones', 'narrow-normal' or "
-            "a function of the size, got 'hee'; did you mean 'he'?",
-        ),
-        (
-            lambda: fullyConnectedLayer(2, WeightL2Factor=-1),
-            "WeightL2Factor must be a nonnegative finite number, got -1",
-        ),
-        (
-            lambda: batchNormalizationLayer(Offset=random(4)),
-            "Offset must have size (1, 1, channels), got (4, 1, 1)",
-        ),
-        (lambda: batchNormalizationLayer(Epsilon=0), "Epsilon must be a positive finite number"),
-        (lambda: batchNormalizationLayer(MeanDecay=2), "MeanDecay must be a number from 0 to 1"),
-        (lambda: dropoutLayer(1), "Probability must be a number of at least 0 and below 1, got 1"),
-        (
-            lambda: imageInputLayer([2, 3]),
-            "InputSize must be (height, width, channels), got [2, 3]",
-        ),
-        (lambda: imageInputLayer(28), "InputSize must be (height, width, channels), got 28"),
-        (lambda: imageInputLayer([2, 0, 1]), "InputSize[1] must be a positive integer, got 0"),
-        (
-            lambda: imageInputLayer([2, 3, 1], Normalization="zero"),
-            "Normalization must be one of 'none', 'zerocenter', 'zscore', 'rescale-symmetric', "
-            "'rescale-zero-one' or a function, got 'zero'",
-        ),
-        (
-            lambda: imageInputLayer([2, 3, 4], Mean=random(4)),
-            "Mean must have size (2, 3, 4), (1, 1, 4) or (1, 1, 1), got (4, 1, 1)",
-        ),
-        (
-            lambda: classificationLayer(Classes=[1, 1]),
-            "Classes must be a 1-D array of different labels, got [1, 1]",
-        ),
-    ],
-)
+RANDOM = random(3, 3, 1, 3)
+BAD = [
+    (lambda: convolution2dLayer(3, 0), "NumFilters must be a positive integer, got 0"),
+    (
+        lambda: convolution2dLayer(3, 2, Weights=RANDOM),
+        "Weights must have shape (3, 3, any, 2, 1), got (3, 3, 1, 3, 1)",
+    ),
+    (lambda: maxPooling2dLayer(0), "PoolSize must be a positive integer, got 0"),
+    (lambda: maxPooling2dLayer(2, Stride=[1, 2, 3]), "Stride must be a positive integer or a"),
+    (
+        lambda: maxPooling2dLayer([2, 3], Padding=[0, 0, 1, 3]),
+        "Padding must be below PoolSize=(2, 3), got (0, 0, 1, 3)",
+    ),
+    (
+        lambda: averagePooling2dLayer(2, PaddingValue=1),
+        "PaddingValue must be one of 'mean' or 0",
+    ),
+    (lambda: fullyConnectedLayer(2.5), "OutputSize must be a positive integer, got 2.5"),
+    (lambda: fullyConnectedLayer(2, Weights=RANDOM), "Weights must have size (2, inputs), got (3,"),
+    (lambda: fullyConnectedLayer(2, Bias=random(3)), "Bias must have size (2, 1), got (3, 1)"),
+    (lambda: fullyConnectedLayer(2, WeightsInitializer="hee"), "'hee'; did you mean 'he'?"),
+    (
+        lambda: fullyConnectedLayer(2, WeightL2Factor=-1),
+        "WeightL2Factor must be a nonnegative finite number",
+    ),
+    (
+        lambda: batchNormalizationLayer(Offset=random(4)),
+        "Offset must have size (1, 1, channels)",
+    ),
+    (lambda: batchNormalizationLayer(Epsilon=0), "Epsilon must be a positive finite number"),
+    (lambda: batchNormalizationLayer(MeanDecay=2), "MeanDecay must be a number from 0 to 1"),
+    (lambda: dropoutLayer(1), "Probability must be a number of at least 0 and below 1, got 1"),
+    (lambda: imageInputLayer([2, 3]), "InputSize must be (height, width, channels), got [2, 3]"),
+    (lambda: imageInputLayer(28), "InputSize must be (height, width, channels), got 28"),
+    (lambda: imageInputLayer([2, 0, 1]), "InputSize[1] must be a positive integer, got 0"),
+    (
+        lambda: imageInputLayer([2, 3, 1], Normalization="zero"),
+        "'zscore', 'rescale-symmetric', 'rescale-zero-one' or a function, got 'zero'",
+    ),
+    (
+        lambda: imageInputLayer([2, 3, 4], Mean=random(4)),
+        "Mean must have size (2, 3, 4), (1, 1, 4) or (1, 1, 1), got (4, 1, 1)",
+    ),
+    (
+        lambda: classificationLayer(Classes=[1, 1]),
+        "Classes must be a 1-D array of different labels, got [1, 1]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD)
 def test_a_bad_value_is_named(make, message):
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         make()

@@ -45,7 +45,7 @@ def test_a_convolution_is_that_of_one_group():
     x = random(2, 7, 6, 3)
     weights, bias = random(3, 2, 3, 4, seed=1), random(1, 1, 4, seed=2)
     layer = convolution2dLayer([3, 2], 4, Stride=2, Padding=[1, 0], Weights=weights, Bias=bias)
-    expected = reference.grouped_conv2d(
+    expected = reference.grouped_conv(
         x, weights[..., None], bias[..., None], stride=(2, 2), sides=((1, 1), (0, 0))
     )
     np.testing.assert_allclose(apply(layer, x), expected, rtol=1e-4, atol=1e-5)

@@ -4,86 +4,54 @@ import re
 
 import numpy as np
 import pytest
-from matlab_layer import random
+from matlab_training import IMAGES, LABELS, QUIET, linear
 
 from grouped_conv_jax.matlab import (
     classificationLayer,
-    fullyConnectedLayer,
-    imageInputLayer,
     layers,
     predict,
-    softmaxLayer,
     trainingOptions,
     trainNetwork,
 )
 
-IMAGES = random(20, 2, 3, 1)
-LABELS = np.array(["b", "a", "c", "a"] * 5)
-WEIGHTS = random(3, 6, seed=1)
-QUIET = {"Verbose": False, "MiniBatchSize": 8}
-
-
-def linear(normalization="none", **properties):
-    properties = {"Weights": WEIGHTS, "Bias": np.zeros((3, 1))} | properties
-    return [
-        imageInputLayer([2, 3, 1], Normalization=normalization),
-        fullyConnectedLayer(3, **properties),
-        softmaxLayer,
-        classificationLayer,
-    ]
+UNLABELLED = trainingOptions("sgdm", ValidationData=(IMAGES, LABELS[:1]), **QUIET)
+OTHER_CLASSES = [*linear()[:3], classificationLayer(Classes=["a", "b", "d"])]
+BAD_KINDS = [
+    ({"images": IMAGES.tolist()}, "images must be an array, got list"),
+    ({"images": IMAGES > 0}, "images must be real numbers, got bool"),
+    ({"options": {}}, "options must be from trainingOptions, got dict"),
+]
+BAD_VALUES = [
+    ({"images": IMAGES[..., 0]}, "images must have four axes"),
+    ({"images": IMAGES.swapaxes(1, 2)}, "images must be of InputSize=(2, 3, 1), got (3, 2, 1)"),
+    ({"labels": LABELS[:5]}, "labels must be a 1-D array with a label for each of 20 images, got"),
+    (
+        {"labels": np.arange(20)},
+        "layers must have an output for each of 20 classes, got outputs of size (3,)",
+    ),
+    (
+        {"layers": linear()[:2]},
+        "layers must end with softmaxLayer and classificationLayer, got Image Input, Fully",
+    ),
+    ({"layers": linear()[1:]}, "layers must begin with imageInputLayer, got Fully Connected"),
+    (
+        {"layers": OTHER_CLASSES},
+        "labels must be among the network's classes ['a', 'b', 'd'], got ['c']",
+    ),
+    (
+        {"options": trainingOptions("sgdm")},
+        "MiniBatchSize must be at most the number of images, 20, got 128",
+    ),
+    ({"options": UNLABELLED}, "ValidationData[1] must be a 1-D array with a label for each of 20"),
+    ({"data_format": "BSC"}, "data_format must hold 'B' and 'C' once"),
+]
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"images": IMAGES[..., 0]}, ValueError, "images must have four axes"),
-        ({"images": IMAGES.tolist()}, TypeError, "images must be an array, got list"),
-        ({"images": IMAGES > 0}, TypeError, "images must be real numbers, got bool"),
-        (
-            {"images": IMAGES.swapaxes(1, 2)},
-            ValueError,
-            "images must be of InputSize=(2, 3, 1), got (3, 2, 1)",
-        ),
-        (
-            {"labels": LABELS[:5]},
-            ValueError,
-            "labels must be a 1-D array with a label for each of 20 images, got shape (5,)",
-        ),
-        (
-            {"labels": np.arange(20)},
-            ValueError,
-            "layers must have an output for each of 20 classes, got outputs of size (3,)",
-        ),
-        (
-            {"layers": linear()[:2]},
-            ValueError,
-            "layers must end with softmaxLayer and classificationLayer, got Image Input, Fully",
-        ),
-        (
-            {"layers": linear()[1:]},
-            ValueError,
-            "layers must begin with imageInputLayer, got Fully Connected",
-        ),
-        (
-            {"layers": [*linear()[:3], classificationLayer(Classes=["a", "b", "d"])]},
-            ValueError,
-            "labels must be among the network's classes ['a', 'b', 'd'], got ['c']",
-        ),
-        ({"options": {}}, TypeError, "options must be from trainingOptions, got dict"),
-        (
-            {"options": trainingOptions("sgdm")},
-            ValueError,
-            "MiniBatchSize must be at most the number of images, 20, got 128",
-        ),
-        (
-            {"options": trainingOptions("sgdm", ValidationData=(IMAGES, LABELS[:1]), **QUIET)},
-            ValueError,
-            "ValidationData[1] must be a 1-D array with a label for each of 20 images",
-        ),
-        ({"data_format": "BSC"}, ValueError, "data_format must hold 'B' and 'C' once"),
-    ],
+    ("changes", "message", "error"),
+    [(*case, ValueError) for case in BAD_VALUES] + [(*case, TypeError) for case in BAD_KINDS],
 )
-def test_what_cannot_be_trained_is_refused(changes, error, message):
+def test_what_cannot_be_trained_is_refused(changes, message, error):
     arguments = {
         "images": IMAGES,
         "labels": LABELS,

@@ -1,6 +1,5 @@
 """What the Linen and the NNX module both compute, from which parameters."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,14 +56,13 @@ class TestComputation:
         y, parameters = run(x, (3, 2), 3, 2, bias_initializer="narrow-normal", **arguments)
         assert parameters["weights"].shape == (3, 2, 2, 3, 2)
         assert parameters["bias"].shape == (1, 1, 3, 2)
-        expected = reference.grouped_conv2d(
-            x, parameters["weights"], parameters["bias"], **long_form
-        )
+        expected = reference.grouped_conv(x, parameters["weights"], parameters["bias"], **long_form)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("dtype", [None, jnp.float32, jnp.bfloat16, jnp.float16])
-    @pytest.mark.parametrize("data_format", ["BSSC", "BCSS"])
-    @pytest.mark.parametrize("use_bias", [True, False])
+    @pytest.mark.parametrize(
+        ("dtype", "data_format", "use_bias"),
+        [(None, "BSSC", True), (jnp.bfloat16, "BCSS", True), (jnp.float16, "BSSC", False)],
+    )
     def test_linen_and_nnx_give_bitwise_the_same(self, dtype, data_format, use_bias):
         arguments = {
             "stride": 2,
@@ -92,17 +90,12 @@ class TestComputation:
         _, parameters = run(random(2, 6, 6, 4), 3, 1, 4)
         assert parameters["weights"].shape == (3, 3, 1, 1, 4)
 
-    def test_which_is_not_so_in_flax(self):
-        # There an integer is one direction, and the rows of an image become batches in silence.
-        kernel = nn.Conv(4, 3).init(jax.random.key(0), random(2, 6, 6, 4))["params"]["kernel"]
-        assert kernel.shape == (3, 4, 4)
-
     @both_run
     def test_without_a_bias(self, run):
         x = random(2, 5, 5, 4)
         y, parameters = run(x, 3, 1, 2, use_bias=False)
         assert set(parameters) == {"weights"}
-        expected = reference.grouped_conv2d(x, parameters["weights"])
+        expected = reference.grouped_conv(x, parameters["weights"])
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
     @both_run
@@ -113,12 +106,12 @@ class TestComputation:
 
 class TestGroups:
     @both_run
-    @pytest.mark.parametrize("word", ["channel-wise", "channelwise", "Channel-Wise"])
+    @pytest.mark.parametrize("word", ["channel-wise", "ChannelWise"])
     def test_channel_wise_is_a_group_a_channel(self, run, word):
         x = random(2, 5, 5, 6)
         y, parameters = run(x, 3, 2, word)
         assert parameters["weights"].shape == (3, 3, 1, 2, 6)
-        expected = reference.grouped_conv2d(x, parameters["weights"])
+        expected = reference.grouped_conv(x, parameters["weights"])
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
     def test_an_nnx_module_knows_the_numbers_at_once(self):
@@ -132,10 +125,6 @@ class TestGroups:
             params = module.init(jax.random.key(0), random(4, 4, channels))["params"]
             assert params["weights"].shape == (3, 3, 1, 2, channels)
 
-    @both_run
-    def test_channels_per_group_that_fit(self, run):
-        assert run(random(4, 4, 4), 3, 1, 2, num_channels_per_group=2)[0].shape == (2, 2, 2)
-
 
 class TestDtypes:
     @both_run
@@ -144,7 +133,7 @@ class TestDtypes:
         assert {a.dtype for a in parameters.values()} == {np.dtype("float32")}
 
     @both_run
-    @pytest.mark.parametrize("param_dtype", [jnp.bfloat16, "float16", np.float32])
+    @pytest.mark.parametrize("param_dtype", [jnp.bfloat16, "float16"])
     def test_param_dtype_is_that_of_the_parameters(self, run, param_dtype):
         y, parameters = run(random(4, 4, 4), 3, 1, 2, param_dtype=param_dtype, dtype=jnp.float32)
         assert {a.dtype for a in parameters.values()} == {jnp.dtype(param_dtype)}
@@ -157,7 +146,7 @@ class TestDtypes:
         assert {a.dtype for a in parameters.values()} == {np.dtype("float32")}
         assert y.dtype == jnp.bfloat16
         rounded = [np.asarray(jnp.asarray(a, jnp.bfloat16)) for a in (x, parameters["weights"])]
-        expected = reference.grouped_conv2d(*rounded)
+        expected = reference.grouped_conv(*rounded)
         # One rounding of the sum, by half of bfloat16's epsilon of 2**-7.
         np.testing.assert_allclose(y.astype(jnp.float32), expected, rtol=2**-8, atol=1e-6)
 
@@ -174,7 +163,7 @@ class TestDtypes:
             x = random(4, 4, 4).astype(np.float64)
             y, parameters = run(x, 3, 1, 2, param_dtype=jnp.float64)
             assert {a.dtype for a in parameters.values()} == {np.dtype("float64")}
-        expected = reference.grouped_conv2d(x, parameters["weights"])
+        expected = reference.grouped_conv(x, parameters["weights"])
         np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
 
 

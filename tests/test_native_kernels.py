@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from implementation_cases import case, compute, expected, operands
+from implementation_cases import case, compute, expected, lower_roles, operands
 
 from grouped_conv_jax import explain, grouped_conv2d
+from grouped_conv_jax.benchmarks import reference
 from grouped_conv_jax.operation._description import Convolution, Role
 from grouped_conv_jax.operation.implementations import native_library
 
@@ -35,36 +36,42 @@ LARGE = {
     "1-D": case((3001,), (9,), 1, 1, 20, stride=2, dilation=3, pad=4),
     "3-D": case((9, 8, 17), (3, 2, 5), 4, 4, 5, stride=(2, 1, 2), dilation=(2, 1, 1), pad=2),
 }
+# Small enough for a look at every number that an infinity or a NaN reaches.
+EXACT = {
+    "depthwise": case((7, 6), (3, 3), 1, 1, 9, pad=1),
+    "depthwise, whole vectors": case((8, 17), (3, 5), 1, 1, 21, stride=(2, 1), pad=2),
+    "few channels": case((7, 8), (3, 2), 4, 4, 5, stride=2, pad=2),
+    "wide": case((5, 6), (3, 3), 5, 18, 2, dilation=2, pad=((4, 1), (0, 3))),
+}
 TOLERANCES = {"float64": 1e-13, "float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
 
 
-@pytest.fixture(params=native_library.instruction_sets())
-def instruction_set(request):
-    """Each that this processor has, in use while a test runs."""
+@pytest.fixture(autouse=True)
+def _same_instruction_set():
     before = native_library.instruction_set()
-    native_library.use(request.param)
-    yield request.param
+    yield
     native_library.use(before)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("name", LARGE)
-@pytest.mark.usefixtures("instruction_set")
 def test_large_cases_are_what_numpy_computes(name, dtype):
     check_all_roles(LARGE[name], np.dtype(getattr(jnp, dtype)))
 
 
-def check_all_roles(shapes, dtype):
-    arrays = operands(shapes, dtype)
+def check_all_roles(case, dtype):
+    exact = {role: expected(role, case, dtype) for role in Role}
+    sums = {role: expected(role, case, dtype, magnitude=True) for role in Role}
     with jax.enable_x64(True):
-        for role in Role:
-            lhs, rhs = (jnp.asarray(arrays[operand]) for operand in role.operands)
-            result = compute(role, lhs, rhs, shapes[-1], "native")
-            assert result.dtype == dtype
-            exact = expected(role, shapes, dtype)
-            sums = expected(role, shapes, dtype, magnitude=True)
-            error = np.abs(np.asarray(result, np.float64) - exact)
-            assert (error <= TOLERANCES[dtype.name] * (sums + 1e-3)).all(), role.name
+        lowered, arguments = lower_roles("native", case, dtype)
+        program = lowered.compile()
+        for instruction_set in native_library.instruction_sets():
+            native_library.use(instruction_set)
+            for role, result in program(arguments).items():
+                assert result.dtype == dtype
+                error = np.abs(np.asarray(result, np.float64) - exact[role])
+                allowed = TOLERANCES[dtype.name] * (sums[role] + 1e-3)
+                assert (error <= allowed).all(), (instruction_set, role.name)
 
 
 @st.composite
@@ -91,75 +98,25 @@ def convolutions(draw):
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
-@given(shapes=convolutions(), dtype=st.sampled_from(["float32", "bfloat16"]))
-def test_any_shape_is_what_numpy_computes(shapes, dtype):
-    before = native_library.instruction_set()
-    for name in native_library.instruction_sets():
-        native_library.use(name)
-        try:
-            check_all_roles(shapes, np.dtype(getattr(jnp, dtype)))
-        finally:
-            native_library.use(before)
-
-
-def in_a_loop(role, lhs, rhs, convolution):
-    """A role of a convolution of images in NumPy, tap after tap, without any padding."""
-    shape = convolution.shape(role, lhs.shape, rhs.shape)
-    arrays = dict(zip(role.operands, (lhs, rhs), strict=True)) | {role: np.zeros(shape)}
-    x, filters, y = (arrays[role] for role in Role)
-    groups, (channels, outputs) = convolution.groups, filters.shape[2:]
-    each = outputs // groups
-    ranges = [range(n) for n in (*y.shape[:3], *filters.shape[:2])]
-    for b, i, j, a, c in itertools.product(*ranges):
-        at = [
-            o * stride + t * dilation - before
-            for o, t, stride, dilation, (before, _) in zip(
-                (i, j),
-                (a, c),
-                convolution.strides,
-                convolution.dilation,
-                convolution.padding,
-                strict=True,
-            )
-        ]
-        if not all(0 <= n < size for n, size in zip(at, convolution.image, strict=True)):
-            continue
-        for g in range(groups):
-            own, produced = slice(g * channels, (g + 1) * channels), slice(g * each, (g + 1) * each)
-            pixel, output = (b, *at, own), (b, i, j, produced)
-            weights = (a, c, slice(None), produced)
-            if role == Role.FORWARD:
-                y[output] += (x[pixel][:, None] * filters[weights]).sum(0)
-            elif role == Role.INPUT_GRADIENT:
-                x[pixel] += (filters[weights] * y[output]).sum(1)
-            else:
-                filters[weights] += np.outer(x[pixel], y[output])
-    return arrays[role]
+@given(case=convolutions(), dtype=st.sampled_from(["float32", "bfloat16"]))
+def test_any_shape_is_what_numpy_computes(case, dtype):
+    check_all_roles(case, np.dtype(getattr(jnp, dtype)))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-@pytest.mark.parametrize("value", [np.inf, np.nan])
-@pytest.mark.parametrize("position", [0, 0.5, 1])
-@pytest.mark.parametrize(
-    "shapes",
-    [
-        case((7, 6), (3, 3), 1, 1, 9, pad=1),
-        case((8, 17), (3, 5), 1, 1, 21, stride=(2, 1), pad=2),
-        case((7, 8), (3, 2), 4, 4, 5, stride=2, pad=2),
-        case((5, 6), (3, 3), 5, 18, 2, dilation=2, pad=((4, 1), (0, 3))),
-    ],
-    ids=["depthwise", "depthwise, whole vectors", "few channels", "wide"],
-)
-@pytest.mark.usefixtures("instruction_set")
-def test_infinities_and_nans_reach_what_they_reach_in_a_loop(shapes, position, value):
+@pytest.mark.parametrize(("position", "value"), [(0, np.inf), (0.5, np.nan), (1, np.inf)])
+@pytest.mark.parametrize("name", EXACT)
+def test_infinities_and_nans_reach_what_they_reach_in_a_sum(name, position, value):
+    case = EXACT[name]
     for role, spoilt in itertools.product(Role, range(2)):
-        arrays = operands(shapes, np.float64)
-        lhs_and_rhs = [arrays[operand].copy() for operand in role.operands]
-        flat = lhs_and_rhs[spoilt].reshape(-1)
+        arrays = [operands(case, np.float64)[operand].copy() for operand in role.operands]
+        flat = arrays[spoilt].reshape(-1)
         flat[int(position * (flat.size - 1))] = value
-        wanted = in_a_loop(role, *lhs_and_rhs, shapes[-1])
-        result = compute(role, *map(jnp.float32, lhs_and_rhs), shapes[-1], "native")
-        np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-4, err_msg=role.name)
+        wanted = reference.compute(role, *arrays, case.convolution)
+        for instruction_set in native_library.instruction_sets():
+            native_library.use(instruction_set)
+            result = compute(role, *map(jnp.float32, arrays), case.convolution, "native")
+            np.testing.assert_allclose(result, wanted, rtol=1e-4, atol=1e-4, err_msg=role.name)
 
 
 def call(role=Role.FORWARD, shapes=None, dtypes=("float32",) * 3, **changes):

@@ -46,16 +46,16 @@ OWN = [
 ]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize(("name", "value", "kind", "rule"), SHARED)
-def test_solvers_refuse_bad_shared_arguments(solver, name, value, kind, rule):
-    with pytest.raises(kind) as error:
-        solver(**{name: value})
-    assert str(error.value) == f"{name} must be {rule}, got {value!r}"
-
-
-@pytest.mark.parametrize(("solver", "name", "value", "kind", "rule"), OWN)
-def test_solvers_refuse_bad_arguments_of_their_own(solver, name, value, kind, rule):
+@pytest.mark.parametrize(
+    ("solver", "name", "value", "kind", "rule"),
+    [
+        *((optim.sgdm, *row) for row in SHARED),
+        # The check is one for all: a row of each argument.
+        *((solver, *SHARED[i]) for solver in (optim.adam, optim.rmsprop) for i in (0, 6, 9)),
+        *OWN,
+    ],
+)
+def test_solvers_refuse_bad_arguments(solver, name, value, kind, rule):
     with pytest.raises(kind) as error:
         solver(**{name: value})
     assert str(error.value) == f"{name} must be {rule}, got {value!r}"
@@ -73,34 +73,20 @@ def test_solvers_name_the_clipping_methods(solver, value, kind):
 
 
 @pytest.mark.parametrize(
-    ("call", "kind", "message"),
+    ("call", "message"),
     [
-        (
-            lambda: optim.clip_by_threshold(0),
-            ValueError,
-            "threshold must be a positive number, or infinity for no clipping, got 0",
-        ),
+        (lambda: optim.clip_by_threshold(0), "threshold must be a positive number, or infinity"),
         (
             lambda: optim.clip_by_threshold(1.0, "norm"),
-            ValueError,
-            "method must be one of 'l2norm', 'global-l2norm', 'absolute-value', got 'norm'",
+            "method must be one of 'l2norm', 'glo",
         ),
-        (
-            lambda: optim.add_l2_regularization(-1),
-            ValueError,
-            "l2 must be a nonnegative finite number, got -1",
-        ),
-        (
-            lambda: optim.l2_loss({"w": jnp.ones(1)}, INF),
-            ValueError,
-            "l2 must be a nonnegative finite number, got inf",
-        ),
+        (lambda: optim.add_l2_regularization(-1), "l2 must be a nonnegative finite number, got -1"),
+        (lambda: optim.l2_loss({}, INF), "l2 must be a nonnegative finite number, got inf"),
     ],
 )
-def test_transformations_refuse_bad_numbers(call, kind, message):
-    with pytest.raises(kind) as error:
+def test_transformations_refuse_bad_numbers(call, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         call()
-    assert str(error.value).startswith(message)
 
 
 def with_factors(factors):

@@ -141,10 +141,10 @@ def assert_steps_agree(actual, expected):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("method", THRESHOLDS)
-@pytest.mark.parametrize("changing_rate", [False, True])
 @pytest.mark.usefixtures("x64")
-def test_ten_steps_agree_with_a_numpy_loop(solver, method, changing_rate):
+def test_ten_steps_agree_with_a_numpy_loop(solver, method):
     options, l2, threshold = SOLVERS[solver], 0.02, THRESHOLDS[method]
+    changing_rate = method == "l2norm"
     tx = getattr(optim, solver)(
         schedule if changing_rate else 0.05,
         **options,
@@ -197,21 +197,6 @@ def test_adam_steps_by_the_rate_at_first_to_float32_precision():
     gradients = {"w": jnp.array([3.0, -0.02, 700.0])}
     updates, _ = tx.update(gradients, tx.init(gradients), gradients)
     np.testing.assert_allclose(updates["w"], [-1.0, 1.0, -1.0], rtol=1e-6)
-
-
-def test_adam_without_memory_divides_by_the_magnitude():
-    tx = optim.adam(
-        0.5,
-        gradient_decay_factor=0.0,
-        squared_gradient_decay_factor=0.0,
-        epsilon=1.0,
-        l2_regularization=0.0,
-    )
-    gradients = {"w": jnp.array([3.0, -1.0])}
-    state = tx.init(gradients)
-    for _ in range(2):
-        updates, state = tx.update(gradients, state, gradients)
-        np.testing.assert_allclose(updates["w"], [-0.375, 0.25], rtol=1e-6)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

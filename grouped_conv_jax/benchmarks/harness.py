@@ -75,7 +75,7 @@ class Harness:
         """
         case, role = task.case, task.role
         operands = contenders.random_operands(case, role, self._settings.dtype)
-        exact = reference.compute(case, role, *(array.astype(np.float64) for array in operands))
+        exact = reference.compute(role, *operands, case.convolution)
         limit = self._error_limit(case, role)
         records: list[dict[str, Any]] = []
         ready: list[Ready] = []
