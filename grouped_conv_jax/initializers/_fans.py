@@ -1,8 +1,9 @@
-"""Finds initializers of JAX that would count fans on the wrong axes of grouped weights.
+"""Finds initializers of JAX that would take the wrong axes of grouped weights for fans.
 
 ``jax.nn.initializers.variance_scaling`` and what it builds, ``he_normal()`` and its like, take the
 last two axes for inputs and outputs unless told otherwise. In grouped weights those are filters and
-groups.
+groups. ``orthogonal`` and ``delta_orthogonal`` make one matrix of the weights, where each group
+needs one.
 """
 
 import functools
@@ -18,10 +19,14 @@ def _code(function: Any) -> types.CodeType | None:
     return getattr(function, "__code__", None)
 
 
-# What variance_scaling returns is a closure: one code object, whose free variables are named like
-# the public arguments. Tried with JAX 0.10.0 and 0.12.0.1; tests/test_initializers_fans.py fails
-# with a version that does otherwise.
+# What these functions return are closures, each of one code object; the free variables of
+# variance_scaling's are named like the public arguments. Tried with JAX 0.10.0 and 0.12.0.1;
+# tests/test_initializers_fans.py fails with a version that does otherwise.
 _VARIANCE_SCALING = _code(jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal"))
+_OF_ONE_MATRIX = {
+    _code(jax.nn.initializers.orthogonal()): "orthogonal",
+    _code(jax.nn.initializers.delta_orthogonal()): "delta_orthogonal",
+}
 
 
 def check_fans(name: str, initializer: Callable[..., Any], spatial_axes: int) -> None:
@@ -29,16 +34,25 @@ def check_fans(name: str, initializer: Callable[..., Any], spatial_axes: int) ->
 
     Args:
         name: ``"weights_initializer"``, or ``"bias_initializer"``, for which there are no fans.
-        initializer: any callable; those that do not come from ``variance_scaling`` pass.
+        initializer: any callable; those that do not come from ``variance_scaling``,
+            ``orthogonal`` or ``delta_orthogonal`` pass.
         spatial_axes: how many axes of the weights are in front of the channels.
     """
     found = _unwrap(initializer)
-    if not inspect.isfunction(found) or found.__code__ is not _VARIANCE_SCALING:
+    matrix = _OF_ONE_MATRIX.get(_code(found))
+    if matrix is None and _code(found) is not _VARIANCE_SCALING:
         return
     if name == "bias_initializer":
         raise ValueError(
-            f"{name} must not scale by fans, which a bias does not have, got an initializer of "
-            "jax.nn.initializers.variance_scaling"
+            f"{name} must not depend on fans, which a bias does not have, got an initializer of "
+            f"jax.nn.initializers.{matrix or 'variance_scaling'}"
+        )
+    if matrix is not None:
+        raise ValueError(
+            f"{name} must initialize each group on its own, got an initializer of "
+            f"jax.nn.initializers.{matrix}, which makes one matrix of all groups; give it the "
+            "shape of one group: lambda key, shape, dtype: jax.vmap(lambda key: initializer(key, "
+            "shape[:-1], dtype), out_axes=-1)(jax.random.split(key, shape[-1]))"
         )
     given = inspect.getclosurevars(found).nonlocals
     names = ("in_axis", "out_axis", "batch_axis")
