@@ -98,5 +98,8 @@ def _convolve_as_planned(lhs: jax.Array, rhs: jax.Array, arguments: dict[str, An
     (found,) = equation.eqns
     matched = forward_pass(whole[0], whole[1], found.params)
     if isinstance(matched, str):
-        return lax.conv_general_dilated(lhs, rhs, **arguments)
+        # Iterators among the arguments have been read by now.
+        numbers = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
+        read = {name: found.params[name] for name in numbers}
+        return lax.conv_general_dilated(lhs, rhs, **arguments | read)
     return matched.result(convolve(*matched.operands(lhs, rhs), matched.convolution, None))
