@@ -24,6 +24,7 @@ FACTORS = (
     "weight_l2_factor",
     "bias_l2_factor",
 )
+_ARRAYS = ("initial_weights", "initial_bias")
 
 
 @dataclasses.dataclass(eq=False)
@@ -95,8 +96,6 @@ class Hyperparameters(Arguments):
     def _check_the_rest(self) -> None:
         if not isinstance(self.use_bias, bool | np.bool_):
             raise TypeError(f"use_bias must be True or False, got {self.use_bias!r}")
-        if self.initial_bias is not None and not self.use_bias:
-            raise ValueError("initial_bias must be None where use_bias is False, got an array")
         if self.num_groups == "channel-wise" and self.num_channels_per_group not in ("auto", 1):
             raise ValueError(
                 'num_channels_per_group must be "auto" or 1 where num_groups is "channel-wise", '
@@ -105,6 +104,12 @@ class Hyperparameters(Arguments):
         _checks.floating_dtype("param_dtype", self.param_dtype)
         if self.dtype is not None:
             _checks.floating_dtype("dtype", self.dtype)
+        self._check_initial_values()
+
+    def _check_initial_values(self) -> None:
+        """Checks the arrays, as far as that is possible without an input."""
+        if self.initial_bias is not None and not self.use_bias:
+            raise ValueError("initial_bias must be None where use_bias is False, got an array")
         groups = None if isinstance(self.num_groups, str) else self.num_groups
         channels = (
             None if isinstance(self.num_channels_per_group, str) else (self.num_channels_per_group)
@@ -130,6 +135,12 @@ class Hyperparameters(Arguments):
         held = {name: getattr(self, name) for name in ("weights_initializer", "bias_initializer")}
         initialized = self.with_fields(weights_initializer="zeros", bias_initializer="zeros")
         return dataclasses.replace(initialized, **fields).with_fields(**held)
+
+    def with_initial_values(self, **arrays: ArrayLike | None) -> "Hyperparameters":
+        """Returns a copy with arrays, checked, in place of none."""
+        copy = self.with_fields(**arrays)
+        copy._check_initial_values()
+        return copy
 
     def without_initial_values(self) -> "Hyperparameters":
         """Returns a copy without what initializes learnables, but for words."""
@@ -245,18 +256,24 @@ class Hyperparameters(Arguments):
 
 def checked(arguments: Arguments, axes: int) -> Hyperparameters:
     """Checks the arguments that a module holds; what was checked before is remembered."""
-    values = tuple(getattr(arguments, name) for name in FIELDS)
+    values = {name: getattr(arguments, name) for name in FIELDS}
+    # Remembered arrays would stay in memory.
+    arrays = {name: values.pop(name) for name in _ARRAYS}
+    fields = tuple(values.items())
     try:
-        hash(values)
-    except TypeError:  # Lists and arrays.
-        return Hyperparameters(**dict(zip(FIELDS, values, strict=True)), axes=axes)
-    return _checked(axes, values, _types(values))
+        hash(fields)
+    except TypeError:  # Lists, which become tuples.
+        return Hyperparameters(**values, **arrays, axes=axes)
+    remembered = _checked(axes, fields, _types(fields))
+    if all(array is None for array in arrays.values()):
+        return remembered
+    return remembered.with_initial_values(**arrays)
 
 
 @functools.lru_cache(maxsize=512)
-def _checked(axes: int, values: tuple[Any, ...], types: Any) -> Hyperparameters:
+def _checked(axes: int, fields: tuple[tuple[str, Any], ...], types: Any) -> Hyperparameters:
     del types  # 1, 1.0 and True are equal, but not each is a size.
-    return Hyperparameters(**dict(zip(FIELDS, values, strict=True)), axes=axes)
+    return Hyperparameters(**dict(fields), axes=axes)
 
 
 def _types(value: Any) -> Any:
