@@ -28,7 +28,7 @@ from grouped_conv_jax.commands._options import Options
 from grouped_conv_jax.commands._plots import draw_confusion, draw_curves, draw_filters
 from grouped_conv_jax.commands._progress import Bar
 from grouped_conv_jax.commands._run_directory import write
-from grouped_conv_jax.commands._training import Training, best_epoch
+from grouped_conv_jax.commands._training import Training, best_epoch, steps_per_epoch
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -307,6 +307,12 @@ def test_factors_of_the_network_reach_the_solver():
     after = learner.step(learner.begin(seed=0), np.arange(8))
     np.testing.assert_array_equal(after.params["frozen"], 1)
     assert (after.params["free"] != 1).any()
+
+
+@pytest.mark.parametrize(("images", "steps"), [(8, 1), (9, 2), (15, 2), (16, 2), (28, 4)])
+def test_the_last_partial_batch_counts(images, steps):
+    split = {"training": np.arange(images)}
+    assert steps_per_epoch(split, Options.begin({"batch_size": 8})) == steps
 
 
 def history(*losses):
