@@ -20,7 +20,7 @@ from grouped_conv_jax.commands._options import Options
 from grouped_conv_jax.commands._plots import draw_confusion, draw_curves, draw_filters
 from grouped_conv_jax.commands._progress import Bar
 from grouped_conv_jax.commands._run_directory import write
-from grouped_conv_jax.commands._training import Training, best_epoch
+from grouped_conv_jax.commands._training import Training, best_epoch, steps_per_epoch
 
 
 def test_piecewise_schedule_takes_a_tenth_every_ten_epochs():
@@ -186,3 +186,9 @@ def test_curves_and_filters_are_drawn_for_one_epoch_and_zero_weights():
     row |= dict.fromkeys(("training_accuracy", "validation_accuracy"), 1.0) | {"epoch": 1}
     assert draw_curves([row], 1).startswith(b"\x89PNG")
     assert draw_filters({"layer": np.zeros((3, 2, 3, 2, 4))}).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("images", "steps"), [(8, 1), (9, 2), (15, 2), (16, 2), (28, 4)])
+def test_the_last_partial_batch_counts(images, steps):
+    split = {"training": np.arange(images)}
+    assert steps_per_epoch(split, Options.begin({"batch_size": 8})) == steps

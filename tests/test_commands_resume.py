@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +18,7 @@ from command_runs import EPOCHS, OPTIONS, finished, one_device  # noqa: F401
 from jax import export
 
 from grouped_conv_jax.commands import _data, _progress, _run, _run_directory, main
+from grouped_conv_jax.commands._errors import CommandError
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -198,10 +201,43 @@ def test_a_second_run_in_the_same_directory_says_so_at_once_and_stops(base, tmp_
         pass
 
 
-def test_without_file_locks_there_is_none(tmp_path, monkeypatch):
+def test_without_locks_of_the_system_a_file_is_the_lock(tmp_path, monkeypatch, capsys):
+    """On Windows."""
     monkeypatch.setattr(_run_directory, "fcntl", None)
-    with _run_directory.locked(tmp_path), _run_directory.locked(tmp_path):
-        pass
+    out = tmp_path / "run"
+    with _run_directory.locked(out):
+        assert main(["train", "--out", str(out)]) == 2
+        assert f"--out {out}: another process is training there" in capsys.readouterr().err
+        assert os.listdir(out) == [".running"]
+    assert os.listdir(out) == []
+    # A run that ends by itself gives the directory back, one that was killed does not.
+    with pytest.raises(KeyboardInterrupt), _run_directory.locked(out):
+        raise KeyboardInterrupt
+    (out / ".running").touch()
+    assert main(["train", "--out", str(out)]) == 2
+    assert f"or delete {out / '.running'} if there is none" in capsys.readouterr().err
+    (out / ".running").unlink()
+    # A run that never begins leaves nothing at all.
+    assert main(["train", "--out", str(out), "--data", str(tmp_path / "nowhere")]) == 2
+    assert not out.exists()
+
+
+def test_only_one_of_many_gets_a_lock_that_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(_run_directory, "fcntl", None)
+    barrier = threading.Barrier(16)
+
+    def enter(_):
+        barrier.wait()
+        try:
+            with _run_directory.locked(tmp_path):
+                barrier.wait()
+        except CommandError:
+            barrier.wait()
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(enter, range(16))) == 1
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,72 @@ def test_other_dtypes_are_lowered_as_lax_lowers_them(dtype):
     assert ours == theirs
 
 
+@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_iterators_are_read_once_as_lax_reads_them(dtype, mode):
+    lhs, rhs, arguments = CASES["negative padding"]
+
+    def fresh():
+        return {
+            "window_strides": iter(arguments["window_strides"]),
+            "padding": (iter(pair) for pair in arguments["padding"]),
+            "rhs_dilation": iter((1, 2)),
+            "dimension_numbers": arguments["dimension_numbers"],
+            "feature_group_count": arguments["feature_group_count"],
+        }
+
+    mesh = jax.make_mesh((1,), ("data",), (mode,))
+    with jax.set_mesh(mesh):
+        operands = jax.device_put(arrays(lhs, rhs, dtype), NamedSharding(mesh, P()))
+        y = conv_general_dilated(*operands, **fresh())
+    expected = lax.conv_general_dilated(*arrays(lhs, rhs, dtype), **fresh())
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_a_number_is_checked_once(dtype, mode):
+    class Size:
+        """A number that counts how often it is looked at."""
+
+        looks = 0
+
+        def __index__(self):
+            Size.looks += 1
+            return 1
+
+    lhs, rhs, arguments = CASES["NHWC"]
+    arguments = arguments | {"padding": [(Size(), Size()), (Size(), Size())]}
+    mesh = jax.make_mesh((1,), ("data",), (mode,))
+    with jax.set_mesh(mesh):
+        operands = jax.device_put(arrays(lhs, rhs, dtype), NamedSharding(mesh, P()))
+        conv_general_dilated(*operands, **arguments)
+    assert Size.looks == 4
+
+
+@pytest.mark.parametrize("weak", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("name", ["NHWC", "NCHW, by default"])
+def test_weak_types_are_those_of_lax(name, weak):
+    *shapes, arguments = CASES[name]
+    structs = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, weak_type=w)
+        for shape, w in zip(shapes, weak, strict=True)
+    ]
+    operands = [jnp.full(s.shape, 0.5, None if s.weak_type else s.dtype) for s in structs]
+    assert tuple(operand.weak_type for operand in operands) == weak
+    kept = []
+    for convolve in both(arguments):
+        value_and_gradients = [
+            convolve(*operands),
+            *jax.vjp(convolve, *operands)[1](convolve(*operands)),
+        ]
+        traced = jax.eval_shape(convolve, *structs)
+        kept.append([array.weak_type for array in (*value_and_gradients, traced)])
+    ours, theirs = kept
+    assert ours == theirs
+    assert ours[0] is all(weak)
+
+
 def test_a_sharding_goes_to_lax_unchanged():
     mesh = jax.make_mesh((1,), ("data",), (AxisType.Explicit,))
     *shapes, arguments = CASES["NHWC"]

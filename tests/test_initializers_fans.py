@@ -156,8 +156,59 @@ def test_callables_that_do_not_count_fans_are_called_as_they_are(initializer):
     assert float(jnp.std(got)) == pytest.approx(float(jnp.std(expected)), rel=0.05)
 
 
-def test_a_bias_has_no_fans():
-    with pytest.raises(ValueError, match=r"^bias_initializer must not scale by fans, which a bias"):
-        linen.GroupedConv2D(3, 2, 2, bias_initializer=nn.initializers.lecun_normal(**GROUPED))
+MATRICES = {
+    "orthogonal": nn.initializers.orthogonal,
+    "delta_orthogonal": nn.initializers.delta_orthogonal,
+}
+
+
+@pytest.mark.parametrize("axis", [-1, -2, 3])
+@pytest.mark.parametrize("wrapper", [lambda init: init, *WRAPPERS.values()])
+@pytest.mark.parametrize("name", MATRICES)
+def test_one_matrix_of_all_groups_is_refused(name, wrapper, axis):
+    initializer = wrapper(MATRICES[name](column_axis=axis))
+    for make in (
+        lambda: linen.GroupedConv2D(3, 2, 2, weights_initializer=initializer),
+        lambda: linen.GroupedConv1D(3, 2, "channel-wise", weights_initializer=initializer),
+        lambda: grouped_nnx.GroupedConv2D(
+            4, 3, 2, 2, weights_initializer=initializer, rngs=nnx.Rngs(0)
+        ),
+    ):
+        message = (
+            "^weights_initializer must initialize each group on its own, got an initializer of "
+            rf"jax\.nn\.initializers\.{name}, which makes one matrix of all groups; give it the "
+        )
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_the_spelling_that_message_gives_is_orthogonal_in_each_group(name):
+    with pytest.raises(ValueError, match="shape of one group: ") as error:
+        linen.GroupedConv2D(3, 2, 2, weights_initializer=MATRICES[name]())
+    _, _, spelling = str(error.value).partition("shape of one group: ")
+    initializer = eval(spelling, {"jax": jax, "initializer": MATRICES[name](2.0)})
+    weights = np.asarray(weights_of(initializer))
+    assert not np.allclose(weights[..., 0], weights[..., 1])
+    for group in np.moveaxis(weights, -1, 0):
+        # delta_orthogonal has more filters than channels here, and nothing but the middle tap.
+        matrix = group[1, 1].T if name == "delta_orthogonal" else group.reshape(144, 32)
+        identity = np.eye(matrix.shape[1])
+        np.testing.assert_allclose(matrix.T @ matrix, 4 * identity, atol=1e-5)
+        taps = np.count_nonzero(np.any(group, axis=(2, 3)))
+        assert taps == (1 if name == "delta_orthogonal" else 9)
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        nn.initializers.lecun_normal(**GROUPED),
+        nn.initializers.orthogonal(),
+        nn.initializers.delta_orthogonal(),
+    ],
+)
+def test_a_bias_has_no_fans(initializer):
+    with pytest.raises(ValueError, match=r"^bias_initializer must not depend on fans, which a bia"):
+        linen.GroupedConv2D(3, 2, 2, bias_initializer=initializer)
     layer = linen.GroupedConv2D(3, 2, 2, bias_initializer=nn.initializers.constant(2.0))
     np.testing.assert_array_equal(layer.init(jax.random.key(0), X)["params"]["bias"], 2.0)

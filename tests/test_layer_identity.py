@@ -2,14 +2,16 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from grouped_conv_jax import linen
+from grouped_conv_jax import _checks, linen
 from grouped_conv_jax import nnx as gnnx
+from grouped_conv_jax.layer import _hyperparameters
 
 ARRAY = np.arange(12.0, dtype=np.float32).reshape(1, 1, 1, 3, 4)
 
@@ -69,6 +71,44 @@ class TestLinen:
         linen.GroupedConv2D((1, 3), 1, 1)
         with pytest.raises(TypeError, match=r"filter_size\[0\].*got True"):
             linen.GroupedConv2D((True, 3), 1, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"initial_weights": ARRAY, "initial_bias": jnp.ones((1, 1, 3, 4))},
+        {"weights_initializer": jax.nn.initializers.normal(0.5), "dtype": "float32"},
+        {"stride": [1, 2], "padding": [1, 0, 2, 1]},
+    ],
+    ids=["words", "arrays", "callable", "lists"],
+)
+def test_calls_check_no_argument_again(arguments, monkeypatch):
+    checked, per_axis = [], _checks.per_axis
+
+    def spy(name, *rest):
+        checked.append(name)
+        return per_axis(name, *rest)
+
+    monkeypatch.setattr(_checks, "per_axis", spy)
+    _hyperparameters._checked.cache_clear()
+    once = ["stride", "dilation_factor", "filter_size"]
+    x = jnp.ones((1, 5, 7, 4))
+
+    layer = linen.GroupedConv2D(1, 3, 4, **arguments)
+    variables = layer.init(jax.random.key(0), x)
+    # As given, and in the one form that the module holds and Flax copies.
+    assert checked == once * 2
+    for _ in range(3):
+        layer.apply(variables, x)
+        nn.Sequential([layer.clone()]).apply({"params": {"layers_0": variables["params"]}}, x)
+    assert checked == once * 2
+
+    checked.clear()
+    module = gnnx.GroupedConv2D(4, 1, 3, 4, **arguments, rngs=nnx.Rngs(0))
+    for _ in range(3):
+        nnx.merge(*nnx.split(module))(x)
+    assert checked == once
 
 
 class TestNnx:

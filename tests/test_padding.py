@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 
-from grouped_conv_jax import grouped_conv2d
+from grouped_conv_jax import grouped_conv2d, linen
 
 EXAMPLE = np.array([[3, 1, 4], [1, 5, 9], [2, 6, 5]], np.float32)
 
@@ -74,6 +74,31 @@ def test_each_spelling_means_top_bottom_left_right(padding, sides):
     top, bottom, left, right = sides
     expected = np.pad(EXAMPLE, ((top, bottom), (left, right)))
     np.testing.assert_array_equal(padded(EXAMPLE, padding, 0), expected)
+
+
+@pytest.mark.parametrize(
+    ("word", "ours"),
+    [
+        # NumPy's.
+        ("reflect", "'symmetric-exclude-edge'"),
+        ("symmetric", "'symmetric-include-edge'"),
+        ("edge", "'replicate'"),
+        ("wrap", "'circular'"),
+        ("constant", "a number"),
+        # PyTorch's, where they are others.
+        ("border", "'replicate'"),
+        ("zeros", "0"),
+        ("Zeros", "0"),
+        ("REFLECT", "'symmetric-exclude-edge'"),
+    ],
+)
+def test_words_of_numpy_and_pytorch_are_answered_with_ours(word, ours):
+    for build in (
+        lambda: padded(EXAMPLE, 1, word),
+        lambda: linen.GroupedConv2D(3, 1, 1, padding_value=word),
+    ):
+        with pytest.raises(ValueError, match=f"got '{word}'; that is {ours} here$"):
+            build()
 
 
 def test_same_gives_the_input_size_over_the_stride_rounded_up():

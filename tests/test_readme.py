@@ -53,6 +53,23 @@ def test_every_extra_is_in_the_table() -> None:
     assert sorted(extras) == sorted(PROJECT["optional-dependencies"])
 
 
+def test_the_extra_for_the_notebooks_runs_them() -> None:
+    (extra,) = (row[0].strip("`") for row in table("extra") if "notebooks" in row[1])
+    extras = PROJECT["optional-dependencies"]
+    needed = list(extras[extra])
+    for name in needed:
+        if also := re.fullmatch(r"grouped_conv_jax\[(.+)\]", name):
+            needed += (part for other in also[1].split(",") for part in extras[other])
+
+    # What they import, what sklearn opens photographs with, and what `jupyter execute` needs.
+    assert {"matplotlib", "scikit-learn", "Pillow", "nbclient", "ipykernel"} <= set(needed)
+
+
+def test_keras_is_as_its_documentation_says() -> None:
+    keras = {row[0]: row[-1] for row in table("| here")}
+    assert keras["stride and dilation together"] == "yes"
+
+
 def test_flax_is_as_the_table_says() -> None:
     images = jax.ShapeDtypeStruct((2, 8, 8, 6), jnp.float32)
 

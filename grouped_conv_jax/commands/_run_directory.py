@@ -23,6 +23,7 @@ FILTERS = "filters.png"
 CONFUSION = "confusion.png"
 EXAMPLES = "examples"
 LOCK = ".lock"
+RUNNING = ".running"
 _ALL = (CONFIG, METRICS, MODEL, CHECKPOINT, CURVES, FILTERS, CONFUSION, EXAMPLES)
 FORMAT = 2
 _KEYS = {"options", "versions"}
@@ -32,25 +33,45 @@ _KEYS = {"options", "versions"}
 def locked(directory: Path) -> Iterator[None]:
     """Locks a directory against other training processes; creates it if necessary.
 
-    The operating system releases the lock when the process ends, in whatever way. On Windows there
-    is no lock.
-
     Raises:
         CommandError: another process holds the lock, or the path is a file.
     """
     if directory.exists() and not directory.is_dir():
         raise CommandError(f"--out must be a directory, got the file {directory}")
     directory.mkdir(parents=True, exist_ok=True)
+    with _marked_as_running(directory) if fcntl is None else _locked_by_system(directory):
+        yield
+
+
+@contextlib.contextmanager
+def _locked_by_system(directory: Path) -> Iterator[None]:
+    """A lock that ends with the process, however that ends."""
     with (directory / LOCK).open("a") as file:
         try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise CommandError(
                 f"--out {directory}: another process is training there; "
                 "wait until it ends, or choose another directory"
             ) from error
         yield
+
+
+@contextlib.contextmanager
+def _marked_as_running(directory: Path) -> Iterator[None]:
+    """A file that only one process can create; a process that is killed leaves it behind."""
+    path = directory / RUNNING
+    try:
+        path.open("x").close()
+    except FileExistsError as error:
+        raise CommandError(
+            f"--out {directory}: another process is training there, or was killed; "
+            f"wait for its end, or delete {path} if there is none"
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def check_free(directory: Path) -> None:
@@ -77,7 +98,7 @@ def write(directory: Path, name: str, content: bytes) -> None:
 
 def discard(directory: Path) -> None:
     """Removes the files of a run that failed before it began."""
-    for name in (CONFIG, LOCK):
+    for name in (CONFIG, LOCK, RUNNING):
         (directory / name).unlink(missing_ok=True)
     # Keep a directory that holds other files.
     with contextlib.suppress(OSError):

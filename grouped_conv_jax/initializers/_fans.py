@@ -1,8 +1,9 @@
-"""Detects initializers of JAX that would compute fans on the wrong axes of grouped weights.
+"""Detects initializers of JAX that do not fit grouped weights.
 
 ``jax.nn.initializers.variance_scaling``, and initializers such as ``he_normal()`` that it builds,
 by default treat the last two axes as inputs and outputs. In grouped weights these are filters and
-groups.
+groups. ``orthogonal`` and ``delta_orthogonal`` make one matrix of all weights, but each group needs
+its own.
 """
 
 import functools
@@ -18,10 +19,14 @@ def _code(function: Any) -> types.CodeType | None:
     return getattr(function, "__code__", None)
 
 
-# variance_scaling returns a closure: one code object, whose free variables have the names of the
-# public arguments. Tested with JAX 0.10.0 and 0.12.0.1; tests/test_initializers_fans.py fails with
-# a version that differs.
+# These functions return closures, each with one code object; the free variables of
+# variance_scaling's closure have the names of the public arguments. Tested with JAX 0.10.0 and
+# 0.12.0.1; tests/test_initializers_fans.py fails with a version that differs.
 _VARIANCE_SCALING = _code(jax.nn.initializers.variance_scaling(1.0, "fan_in", "normal"))
+_OF_ONE_MATRIX = {
+    _code(jax.nn.initializers.orthogonal()): "orthogonal",
+    _code(jax.nn.initializers.delta_orthogonal()): "delta_orthogonal",
+}
 
 
 def check_fans(name: str, initializer: Callable[..., Any], spatial_axes: int) -> None:
@@ -29,16 +34,25 @@ def check_fans(name: str, initializer: Callable[..., Any], spatial_axes: int) ->
 
     Args:
         name: ``"weights_initializer"``, or ``"bias_initializer"``, which has no fans at all.
-        initializer: any callable; only those from ``variance_scaling`` are checked.
+        initializer: any callable; only those from ``variance_scaling``, ``orthogonal`` and
+            ``delta_orthogonal`` are checked.
         spatial_axes: the number of spatial axes, which precede the channels.
     """
     unwrapped = _unwrap(initializer)
-    if not inspect.isfunction(unwrapped) or unwrapped.__code__ is not _VARIANCE_SCALING:
+    matrix = _OF_ONE_MATRIX.get(_code(unwrapped))
+    if matrix is None and _code(unwrapped) is not _VARIANCE_SCALING:
         return
     if name == "bias_initializer":
         raise ValueError(
-            f"{name} must not scale by fans, which a bias does not have, got an initializer of "
-            "jax.nn.initializers.variance_scaling"
+            f"{name} must not depend on fans, which a bias does not have, got an initializer of "
+            f"jax.nn.initializers.{matrix or 'variance_scaling'}"
+        )
+    if matrix is not None:
+        raise ValueError(
+            f"{name} must initialize each group on its own, got an initializer of "
+            f"jax.nn.initializers.{matrix}, which makes one matrix of all groups; give it the "
+            "shape of one group: lambda key, shape, dtype: jax.vmap(lambda key: initializer(key, "
+            "shape[:-1], dtype), out_axes=-1)(jax.random.split(key, shape[-1]))"
         )
     given = inspect.getclosurevars(unwrapped).nonlocals
     names = ("in_axis", "out_axis", "batch_axis")

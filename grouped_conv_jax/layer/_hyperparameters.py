@@ -25,6 +25,7 @@ FACTORS = (
     "weight_l2_factor",
     "bias_l2_factor",
 )
+_ARRAYS = ("initial_weights", "initial_bias")
 
 
 @dataclasses.dataclass(eq=False)
@@ -95,8 +96,6 @@ class Hyperparameters(Arguments):
 
     def _check_dependencies(self) -> None:
         _checks.boolean("use_bias", self.use_bias)
-        if self.initial_bias is not None and not self.use_bias:
-            raise ValueError("initial_bias must be None where use_bias is False, got an array")
         if self.num_groups == "channel-wise" and self.num_channels_per_group not in ("auto", 1):
             raise ValueError(
                 'num_channels_per_group must be "auto" or 1 where num_groups is "channel-wise", '
@@ -105,6 +104,12 @@ class Hyperparameters(Arguments):
         _checks.floating_dtype("param_dtype", self.param_dtype)
         if self.dtype is not None:
             _checks.floating_dtype("dtype", self.dtype)
+        self._check_initial_values()
+
+    def _check_initial_values(self) -> None:
+        """Checks the arrays, as far as that is possible without an input."""
+        if self.initial_bias is not None and not self.use_bias:
+            raise ValueError("initial_bias must be None where use_bias is False, got an array")
         groups = None if isinstance(self.num_groups, str) else self.num_groups
         per_group = self.num_channels_per_group
         channels = None if isinstance(per_group, str) else per_group
@@ -131,6 +136,12 @@ class Hyperparameters(Arguments):
         # The initializers of an existing layer may be None, which the check would refuse.
         checkable = self.with_fields(**dict.fromkeys(names, "zeros"))
         return dataclasses.replace(checkable, **fields).with_fields(**held)
+
+    def with_initial_values(self, **arrays: ArrayLike | None) -> "Hyperparameters":
+        """Returns a copy with arrays, checked, in place of none."""
+        copy = self.with_fields(**arrays)
+        copy._check_initial_values()
+        return copy
 
     def without_initial_values(self) -> "Hyperparameters":
         """Returns a copy without initial arrays and without initializers that are callables."""
@@ -242,18 +253,24 @@ class Hyperparameters(Arguments):
 
 def checked(arguments: Arguments, axes: int) -> Hyperparameters:
     """Checks the arguments of a module, and caches the result."""
-    values = tuple(getattr(arguments, name) for name in FIELDS)
+    values = {name: getattr(arguments, name) for name in FIELDS}
+    # The cache would keep arrays in memory.
+    arrays = {name: values.pop(name) for name in _ARRAYS}
+    fields = tuple(values.items())
     try:
-        hash(values)
-    except TypeError:  # Lists and arrays are not hashable.
-        return Hyperparameters(**dict(zip(FIELDS, values, strict=True)), axes=axes)
-    return _checked(axes, values, _types(values))
+        hash(fields)
+    except TypeError:  # Lists are not hashable.
+        return Hyperparameters(**values, **arrays, axes=axes)
+    cached = _checked(axes, fields, _types(fields))
+    if all(array is None for array in arrays.values()):
+        return cached
+    return cached.with_initial_values(**arrays)
 
 
 @functools.lru_cache(maxsize=512)
-def _checked(axes: int, values: tuple[Any, ...], types: Any) -> Hyperparameters:
+def _checked(axes: int, fields: tuple[tuple[str, Any], ...], types: Any) -> Hyperparameters:
     del types  # Part of the cache key: 1, 1.0 and True are equal, but only 1 is a size.
-    return Hyperparameters(**dict(zip(FIELDS, values, strict=True)), axes=axes)
+    return Hyperparameters(**dict(fields), axes=axes)
 
 
 def _types(value: Any) -> Any:
