@@ -1,7 +1,7 @@
 """Fails when the package is not far faster than lax: ``python benchmarks/speed_floor.py``.
 
-Each of five convolutions must take at most half of lax's time. On an idle machine all of them take
-less than a sixth, so that noise does not fail the check. Exits with status 1 if one takes longer.
+Each of five convolutions must take at most half of lax's time. In ``run-1.json`` all of them take
+less than a tenth, so that noise does not fail the check. Exits with status 1 if one takes longer.
 """
 
 # ruff: noqa: T201
