@@ -63,7 +63,7 @@ def _markdown(text: str, item: Any, public: dict[str, str]) -> str:
     def link(match: re.Match[str]) -> str:
         name = match.group(1)
         target = _public_path(name, item, public)
-        shown = name.rpartition(".")[-1]
+        shown = name.removeprefix("grouped_conv_jax.")
         return f"[`{shown}`][{target}]" if target else f"`{shown}`"
 
     text = re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE)
@@ -121,6 +121,4 @@ def _documented_parameters(docstring: str) -> list[griffe.Parameter]:
     """The arguments that a docstring lists."""
     listed = re.search(r"^Args:\n((?: .*\n|\n)+)", docstring, re.MULTILINE)
     names = re.findall(r"^    (\*{0,2})(\w+):", listed.group(1), re.MULTILINE) if listed else []
-    return [
-        griffe.Parameter(name, annotation="Any", kind=_KINDS[stars]) for stars, name in names
-    ]
+    return [griffe.Parameter(name, annotation="Any", kind=_KINDS[stars]) for stars, name in names]

@@ -93,7 +93,7 @@ def _step(row: Row) -> list[str]:
 
 def tpu_cases() -> str:
     """Estimates of single convolutions: lax, this package, and the ratio."""
-    header = ["convolution", *map(report.words, _roles()), "choice"]
+    header = ["convolution", *map(report.words, _roles())]
     return _table(header, [_estimate(*entry) for entry in _ESTIMATES])
 
 
@@ -102,20 +102,17 @@ def _roles() -> tuple[str, ...]:
 
 
 def _estimate(file: str, case: str, name: str) -> list[str]:
-    document = read(file)
-    rows = {row.role: row for row in results.case_rows(document) if row.name == case}
-    cells, chosen = [], []
-    for role in _roles():
-        ours, lax = rows[role].records["ours"], rows[role].records["lax"]
-        variant = "lax" if document["settings"]["implementation"] else ours["variant"]
-        chosen.append(variant)
-        thousands = [f"{results.cost(record) / 1000:,.0f}" for record in (lax, ours)]
-        ratio = f"{rows[role].speedup('lax'):.1f}"
-        cells.append(
-            thousands[0] if ours["variant"] == "lax" else f"{' / '.join(thousands)} = {ratio}"
-        )
-    words = [f"{report.words(role)} {name}" for role, name in zip(_roles(), chosen, strict=True)]
-    return [name, *cells, chosen[0] if len(set(chosen)) == 1 else ", ".join(words)]
+    rows = {row.role: row for row in results.case_rows(read(file)) if row.name == case}
+    return [name, *(_cycles(rows[role]) for role in _roles())]
+
+
+def _cycles(row: Row) -> str:
+    """The thousands of cycles of lax, of what is chosen instead, and their ratio."""
+    ours, lax = row.records["ours"], row.records["lax"]
+    if ours["variant"] == "lax":
+        return f"{results.cost(lax) / 1000:,.0f}"
+    thousands = " / ".join(f"{results.cost(record) / 1000:,.0f}" for record in (lax, ours))
+    return f"{thousands} = {results.cost(lax) / results.cost(ours):.1f}"
 
 
 def tpu_suites() -> str:

@@ -1,4 +1,4 @@
-"""What README.md says of names, extras and other libraries; its examples run as doctests."""
+"""What README.md and docs/ say of names, extras and other libraries; examples run as doctests."""
 
 import dataclasses
 import re
@@ -17,17 +17,21 @@ from grouped_conv_jax.matlab import GroupedConvolution2DLayer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def table(header: str) -> list[list[str]]:
-    """The rows of the table whose header begins so."""
-    lines = README[README.index(f"| {header} |") :].partition("\n\n")[0].splitlines()[2:]
+def table(page: str, header: str) -> list[list[str]]:
+    """The rows of the table whose header begins so, on a page of docs/."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    lines = text[text.index(f"| {header} |") :].partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_every_matlab_property_is_in_the_table_once() -> None:
-    listed = re.findall(r"`(\w+)`", " ".join(row[0] for row in table("MATLAB property")))
+    listed = re.findall(
+        r"`(\w+)`", " ".join(row[0] for row in table("how-to/from-matlab.md", "MATLAB property"))
+    )
 
     properties = [name for name in dir(GroupedConvolution2DLayer) if name[0].isupper()]
     assert sorted(listed) == sorted(properties)
@@ -35,7 +39,7 @@ def test_every_matlab_property_is_in_the_table_once() -> None:
 
 def test_every_matlab_property_is_matched_by_a_name_of_the_layer() -> None:
     names = {field.name for field in dataclasses.fields(GroupedConv2D)} | set(dir(GroupedConv2D))
-    for _, argument in table("MATLAB property"):
+    for _, argument in table("how-to/from-matlab.md", "MATLAB property"):
         assert re.findall(r"\w+", argument)[0] in names
 
 
@@ -48,7 +52,7 @@ def test_each_command_is_one_line_that_makes_its_own_environment() -> None:
 
 
 def test_every_extra_is_in_the_table() -> None:
-    extras = [row[0].strip("`") for row in table("extra")]
+    extras = [row[0].strip("`") for row in table("install.md", "extra")]
 
     assert sorted(extras) == sorted(PROJECT["optional-dependencies"])
 
