@@ -1,5 +1,6 @@
 """What MkDocs builds pages of besides ``docs/``: the change log, figures, and tables of figures."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent
+# The notebooks hold no formulas, and pages load nothing from other hosts.
+_MATHJAX = re.compile(r"<script data-mkdocs-jupyter-mathjax=.*?</script>\n?", re.DOTALL)
 # Where a page or a picture from outside of docs/ appears on the site.
 _ELSEWHERE = {"CHANGELOG.md": "changelog.md", "benchmarks/speedups.png": "benchmarks/speedups.png"}
 
@@ -24,3 +27,8 @@ def on_files(files: Files, *, config: Any) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Puts the tables of figures into the pages."""
     return tables.fill(markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Removes the script that would load MathJax into the notebooks."""
+    return _MATHJAX.sub("", output)

@@ -53,11 +53,6 @@ def cpu() -> str:
     return report.to_markdown([read("run-1")])
 
 
-def cpu_summary() -> str:
-    """The summary alone, as the README has it."""
-    return cpu().split("\n\n")[1]
-
-
 def cpu_cases() -> str:
     """Every convolution of the suites in every role."""
     header = ["convolution", "role", "this package", "PyTorch", "lax", "PyTorch / ours"]
@@ -146,6 +141,6 @@ def tpu_networks() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__.replace("_", "-"): functools.cache(table)
-    for table in (cpu, cpu_summary, cpu_cases, networks, tpu_cases, tpu_suites, tpu_networks)
+    for table in (cpu, cpu_cases, networks, tpu_cases, tpu_suites, tpu_networks)
 }
 """By the names that pages use."""

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+import grouped_conv_jax
+from grouped_conv_jax.benchmarks import report, results
 from grouped_conv_jax.linen import GroupedConv2D
 from grouped_conv_jax.matlab import GroupedConvolution2DLayer
 
@@ -55,6 +57,41 @@ def test_every_extra_is_in_the_table() -> None:
     extras = [row[0].strip("`") for row in table("install.md", "extra")]
 
     assert sorted(extras) == sorted(PROJECT["optional-dependencies"])
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_readme_shows_the_speed_that_is_committed() -> None:
+    document = results.from_json((ROOT / "benchmarks/run-1.json").read_text(encoding="utf-8"))
+    conditions, summary, _ = report.to_markdown([document]).split("\n\n")
+
+    assert f"\n{conditions}\n\n{summary}\n\n" in README
+
+
+def test_every_public_name_is_in_the_reference_once() -> None:
+    listed = [
+        name
+        for page in sorted((DOCS / "reference").glob("*.md"))
+        for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    public = []
+    for name in grouped_conv_jax.__all__:
+        exported = getattr(getattr(grouped_conv_jax, name), "__all__", None)
+        public += [f"{name}.{inner}" for inner in exported] if exported else [name]
+
+    assert sorted(listed) == sorted(f"grouped_conv_jax.{name}" for name in public)
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem
+)
+def test_every_link_to_a_file_leads_to_one(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+
+    assert links
+    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 def test_flax_is_as_the_table_says() -> None:
