@@ -4,6 +4,7 @@ The docstrings are written for ``help`` and for Sphinx's roles. Griffe parses Go
 Markdown, and sees no signature where a constructor is made at run time.
 """
 
+import ast
 import re
 from typing import Any
 
@@ -37,6 +38,15 @@ class Docstrings(griffe.Extension):
             is_layer = isinstance(item, griffe.Class) and item.docstring is not None
             if is_layer and "__init__" not in item.members:
                 _set_signature(item, _documented_parameters(item.docstring.value))
+            if isinstance(item, griffe.Attribute) and _is_property(item.value):
+                text, *_ = item.value.arguments
+                item.docstring = griffe.Docstring(ast.literal_eval(str(text)), parent=item)
+                item.value = None
+
+
+def _is_property(value: Any) -> bool:
+    """Whether an attribute is made by ``Property("its documentation", ...)``."""
+    return isinstance(value, griffe.ExprCall) and str(value.function) == "Property"
 
 
 def _objects(item: Any) -> Any:
