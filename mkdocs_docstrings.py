@@ -29,19 +29,28 @@ class Docstrings(griffe.Extension):
         for item in _objects(pkg):
             if item.docstring:
                 item.docstring.value = _markdown(item.docstring.value, item, public)
-        fields = list(pkg[_ARGUMENTS].attributes.values())
-        for interface in ("linen", "nnx"):
-            for name, data_format in _LAYERS.items():
-                layer = pkg[f"{interface}._grouped_conv.{name}"]
-                _set_signature(layer, _layer_parameters(interface, fields, data_format))
-        for item in _objects(pkg["matlab"]):
-            is_layer = isinstance(item, griffe.Class) and item.docstring is not None
-            if is_layer and "__init__" not in item.members:
-                _set_signature(item, _documented_parameters(item.docstring.value))
-            if isinstance(item, griffe.Attribute) and _is_property(item.value):
-                text, *_ = item.value.arguments
-                item.docstring = griffe.Docstring(ast.literal_eval(str(text)), parent=item)
-                item.value = None
+        _show_layers(pkg)
+        _show_properties(pkg["matlab"])
+
+
+def _show_layers(pkg: griffe.Module) -> None:
+    """Gives the Flax layers their signatures."""
+    fields = list(pkg[_ARGUMENTS].attributes.values())
+    for interface in ("linen", "nnx"):
+        for name, data_format in _LAYERS.items():
+            layer = pkg[f"{interface}._grouped_conv.{name}"]
+            _set_signature(layer, _layer_parameters(interface, fields, data_format))
+
+
+def _show_properties(module: griffe.Module) -> None:
+    """Gives MATLAB's classes their signatures, and their properties their docstrings."""
+    for item in _objects(module):
+        if isinstance(item, griffe.Class) and item.docstring and "__init__" not in item.members:
+            _set_signature(item, _documented_parameters(item.docstring.value))
+        if isinstance(item, griffe.Attribute) and _is_property(item.value):
+            text, *_ = item.value.arguments
+            item.docstring = griffe.Docstring(ast.literal_eval(str(text)), parent=item)
+            item.value = None
 
 
 def _is_property(value: Any) -> bool:
