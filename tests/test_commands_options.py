@@ -31,14 +31,14 @@ def test_help_names_every_option_and_succeeds(capsys, command):
 
 
 @pytest.mark.parametrize("command", ["train", "predict"])
-def test_help_and_readme_say_how_images_are_read(capsys, command):
+def test_help_and_documentation_say_how_images_are_read(capsys, command):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     help = capsys.readouterr().out
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    page = (Path(__file__).parents[1] / "docs/how-to/commands.md").read_text(encoding="utf-8")
     for word in ("proportions", "ransparent", "white", "rounded", "65535", "value_range"):
         assert word in help
-        assert word in readme
+        assert word in page
 
 
 def test_advice_names_the_program_as_it_was_started(monkeypatch, tmp_path):

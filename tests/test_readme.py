@@ -1,4 +1,4 @@
-"""What README.md says of names, extras and other libraries; its examples run as doctests."""
+"""What README.md and docs/ say of names, extras and other libraries; examples run as doctests."""
 
 import dataclasses
 import re
@@ -12,22 +12,28 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+import grouped_conv_jax
+from grouped_conv_jax.benchmarks import report, results
 from grouped_conv_jax.linen import GroupedConv2D
 from grouped_conv_jax.matlab import GroupedConvolution2DLayer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def table(header: str) -> list[list[str]]:
-    """The rows of the table whose header begins so."""
-    lines = README[README.index(f"| {header} |") :].partition("\n\n")[0].splitlines()[2:]
+def table(page: str, header: str) -> list[list[str]]:
+    """The rows of the table whose header begins so, on a page of docs/."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    lines = text[text.index(f"| {header} |") :].partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_every_matlab_property_is_in_the_table_once() -> None:
-    listed = re.findall(r"`(\w+)`", " ".join(row[0] for row in table("MATLAB property")))
+    listed = re.findall(
+        r"`(\w+)`", " ".join(row[0] for row in table("how-to/from-matlab.md", "MATLAB property"))
+    )
 
     properties = [name for name in dir(GroupedConvolution2DLayer) if name[0].isupper()]
     assert sorted(listed) == sorted(properties)
@@ -35,7 +41,7 @@ def test_every_matlab_property_is_in_the_table_once() -> None:
 
 def test_every_matlab_property_is_matched_by_a_name_of_the_layer() -> None:
     names = {field.name for field in dataclasses.fields(GroupedConv2D)} | set(dir(GroupedConv2D))
-    for _, argument in table("MATLAB property"):
+    for _, argument in table("how-to/from-matlab.md", "MATLAB property"):
         assert re.findall(r"\w+", argument)[0] in names
 
 
@@ -48,7 +54,7 @@ def test_each_command_is_one_line_that_makes_its_own_environment() -> None:
 
 
 def test_every_extra_is_in_the_table() -> None:
-    extras = [row[0].strip("`") for row in table("extra")]
+    extras = [row[0].strip("`") for row in table("install.md", "extra")]
 
     assert sorted(extras) == sorted(PROJECT["optional-dependencies"])
 
@@ -68,6 +74,41 @@ def test_the_extra_for_the_notebooks_runs_them() -> None:
 def test_keras_is_as_its_documentation_says() -> None:
     keras = {row[0]: row[-1] for row in table("| here")}
     assert keras["stride and dilation together"] == "yes"
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_readme_shows_the_speed_that_is_committed() -> None:
+    document = results.from_json((ROOT / "benchmarks/run-1.json").read_text(encoding="utf-8"))
+    conditions, summary, _ = report.to_markdown([document]).split("\n\n")
+
+    assert f"\n{conditions}\n\n{summary}\n\n" in README
+
+
+def test_every_public_name_is_in_the_reference_once() -> None:
+    listed = [
+        name
+        for page in sorted((DOCS / "reference").glob("*.md"))
+        for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    public = []
+    for name in grouped_conv_jax.__all__:
+        exported = getattr(getattr(grouped_conv_jax, name), "__all__", None)
+        public += [f"{name}.{inner}" for inner in exported] if exported else [name]
+
+    assert sorted(listed) == sorted(f"grouped_conv_jax.{name}" for name in public)
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem
+)
+def test_every_link_to_a_file_leads_to_one(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+
+    assert links
+    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 def test_flax_is_as_the_table_says() -> None:
