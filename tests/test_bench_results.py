@@ -74,6 +74,16 @@ def test_runs_are_combined_by_their_medians():
     assert second.records["ours"]["milliseconds"] == 2
 
 
+def test_a_failure_in_one_run_is_a_failure_of_them_all():
+    failed = document()
+    record = failed["measurements"][1]
+    del record["milliseconds"]
+    record["failure"] = "MemoryError"
+    combined = results.combine([document(), failed, document()])
+    assert results.failures(combined) == [record]
+    assert [row.speedup("lax") for row in results.case_rows(combined)] == [None, 40]
+
+
 def test_runs_of_different_settings_are_not_combined():
     message = "the runs differ in dtype: float32 and bfloat16"
     with pytest.raises(results.UnreadableError, match=message):

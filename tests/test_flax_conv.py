@@ -82,6 +82,14 @@ def test_a_fresh_layer_starts_from_the_conv_s_own_initializers():
     assert layer == linen.GroupedConv1D.from_conv(conv, variables)[0]
 
 
+def test_dtypes_and_precision_go_there_and_back():
+    settings = {"dtype": jnp.bfloat16, "param_dtype": jnp.float16, "precision": "highest"}
+    conv = nnx.Conv(4, 4, (3, 3), feature_group_count=2, **settings, rngs=nnx.Rngs(0))
+    layer = gnnx.GroupedConv2D.from_conv(conv)
+    for module in (layer, layer.to_conv()):
+        assert {name: getattr(module, name) for name in settings} == settings
+
+
 def test_factors_are_given_beside_the_conv_and_never_lost():
     conv, x = nn.Conv(4, (3,), feature_group_count=2), jnp.ones((1, 5, 4))
     layer, ours = linen.GroupedConv1D.from_conv(

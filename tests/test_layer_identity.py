@@ -49,6 +49,11 @@ class TestLinen:
     def test_layers_that_differ_are_not_equal(self, other):
         assert linen_layer() != other()
 
+    def test_equal_bytes_of_another_dtype_are_another_array(self):
+        zeros = np.zeros_like(ARRAY, np.float16)
+        assert linen_layer(zeros) == linen_layer(zeros.copy())
+        assert linen_layer(zeros) != linen_layer(zeros.astype(jnp.bfloat16))
+
     def test_a_layer_with_arrays_is_a_static_argument(self):
         traces = []
 
