@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grouped_conv_jax.benchmarks import report, results
+from grouped_conv_jax.benchmarks.tables import format_ratio, format_role
 from grouped_conv_jax.benchmarks.results import Row
 
 FOLDER = Path(__file__).parent
@@ -63,9 +64,9 @@ def cpu_cases() -> str:
 def _case(row: Row) -> list[str]:
     own = row.records["ours"]
     times = [f"{row.records[name]['milliseconds']:.3g} ms" for name in ("ours", "torch", "lax")]
-    ratios = [report.times(row.speedup(rival)) for rival in ("torch", "lax")]
+    ratios = [format_ratio(row.speedup(rival)) for rival in ("torch", "lax")]
     rates = [f"{own['gflops']:.0f}", f"{own['gigabytes_per_second']:.0f}"]
-    return [row.name, report.words(row.role), *times, *ratios, *rates]
+    return [row.name, format_role(row.role), *times, *ratios, *rates]
 
 
 def networks() -> str:
@@ -88,7 +89,7 @@ def _step(row: Row) -> list[str]:
 
 def tpu_cases() -> str:
     """Estimates of single convolutions: lax, this package, and the ratio."""
-    header = ["convolution", *map(report.words, _roles())]
+    header = ["convolution", *map(format_role, _roles())]
     return _table(header, [_estimate(*entry) for entry in _ESTIMATES])
 
 
@@ -123,8 +124,8 @@ def tpu_suites() -> str:
                 for role in _roles()
             ]
             worst = results.worst(cases, "lax").speedup("lax")
-            rows.append([dtype, str(batch), *map(report.times, (*means, worst))])
-    header = ["dtype", "batch", *map(report.words, _roles()), "worst single case"]
+            rows.append([dtype, str(batch), *map(format_ratio, (*means, worst))])
+    header = ["dtype", "batch", *map(format_role, _roles()), "worst single case"]
     return _table(header, rows, 2)
 
 
@@ -135,7 +136,7 @@ def tpu_networks() -> str:
     for row in results.network_rows(read("v5e-networks")):
         costs = [results.cost(row.records[name]) / 1e6 for name in ("ours", "lax")]
         cycles = [f"{cost:.1f} million cycles" for cost in costs]
-        rows.append([_NETWORKS[row.name], *cycles, report.times(row.speedup("lax"))])
+        rows.append([_NETWORKS[row.name], *cycles, format_ratio(row.speedup("lax"))])
     return _table(header, rows)
 
 
