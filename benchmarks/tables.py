@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from grouped_conv_jax.benchmarks import report, results
-from grouped_conv_jax.benchmarks.tables import format_ratio, format_role
 from grouped_conv_jax.benchmarks.results import Row
+from grouped_conv_jax.benchmarks.tables import format_ratio, format_role
 
 FOLDER = Path(__file__).parent
 _MARK = re.compile(r"<!-- table: (\S+) -->")

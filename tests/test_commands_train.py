@@ -158,9 +158,7 @@ def test_biases_that_batch_normalization_cancels_stay_zero(base):
         for name in ("convolution", "channel_wise", "pointwise"):
             np.testing.assert_array_equal(params[name]["bias"], 0)
             assert np.any(params[f"{name}_norm"]["bias"])
-    assert (
-        "biases frozen, as batch normalization cancels them" in (base / "printed.txt").read_text()
-    )
+    assert "frozen biases, which batch normalization cancels" in (base / "printed.txt").read_text()
 
 
 def test_a_run_ends_with_a_command_that_classifies_a_test_image(base, capsys):

@@ -163,7 +163,7 @@ def test_from_matlab_restores_trailing_ones(stored, sizes):
 KERNEL, WEIGHTS = np.zeros((3, 3, 2, 10)), np.zeros((3, 3, 2, 1, 4))
 DIVIDES = "must divide the number of output channels, got 10 in"
 AXES = r"weights must have the axes \(h, w, channels_per_group, filters_per_group, groups\).*got"
-SIZE = r"array must have size \(3, 3, 2, {}, 1\), trailing ones perhaps dropped, got"
+SIZE = r"array must have size \(3, 3, 2, {}, 1\), trailing ones optional, got"
 POSITIVE = "must be a positive integer, got"
 BAD_VALUES = [
     (lambda: convert.from_hwio(KERNEL, 4), rf"groups=4 {DIVIDES} kernel of shape \(3, 3, 2, 10\)"),

@@ -175,7 +175,7 @@ def of(lhs=(2, 6, 5, 8), rhs=(3, 3, 2, 8), dtypes=("float32", "float32"), **argu
         ({"lhs": (2, 2, 5, 8)}, "no outputs"),
         ({"lhs": (0, 6, 5, 8)}, "one of its operands is empty"),
         ({"dtypes": ("int32", "int32")}, "int32"),
-        ({"dtypes": ("complex64", "complex64")}, "real convolutions of complex ones"),
+        ({"dtypes": ("complex64", "complex64")}, "splits a complex convolution into real ones"),
         (
             {"lhs_dilation": (2, 1), "window_strides": (1, 2)},
             "both its input and its output are strided",

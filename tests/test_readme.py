@@ -60,7 +60,7 @@ def test_every_extra_is_in_the_table() -> None:
 
 
 def test_the_extra_for_the_notebooks_runs_them() -> None:
-    (extra,) = (row[0].strip("`") for row in table("extra") if "notebooks" in row[1])
+    (extra,) = (row[0].strip("`") for row in table("install.md", "extra") if "notebooks" in row[1])
     extras = PROJECT["optional-dependencies"]
     needed = list(extras[extra])
     for name in needed:
@@ -72,7 +72,7 @@ def test_the_extra_for_the_notebooks_runs_them() -> None:
 
 
 def test_keras_is_as_its_documentation_says() -> None:
-    keras = {row[0]: row[-1] for row in table("| here")}
+    keras = {row[0]: row[-1] for row in table("explanation/comparison.md", "| here")}
     assert keras["stride and dilation together"] == "yes"
 
 
