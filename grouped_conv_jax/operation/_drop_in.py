@@ -124,5 +124,8 @@ def _convolve_on_explicit_axes(lhs: jax.Array, rhs: jax.Array, arguments: list[A
         (equation,) = convolve_types(images, filters).eqns
     matched = forward_pass(images, filters, equation.params)
     if isinstance(matched, str):
-        return lax.conv_general_dilated(lhs, rhs, *arguments)
+        # The trace has converted the numbers already.
+        names = ("window_strides", "padding", "lhs_dilation", "rhs_dilation")
+        numbers = [equation.params[name] for name in names]
+        return lax.conv_general_dilated(lhs, rhs, *numbers, *arguments[len(numbers) :])
     return matched.result(convolve(*matched.operands(lhs, rhs), matched.convolution, None))
