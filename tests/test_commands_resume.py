@@ -90,7 +90,7 @@ def test_ctrl_c_saves_says_how_to_resume_and_loses_nothing(base, tmp_path):
     assert process.returncode == 130
     program = f"{sys.executable} -m grouped_conv_jax"
     assert error.endswith(
-        f"interrupted and saved; go on with: {program} train --resume --out {out}\n"
+        f"interrupted and saved; resume with: {program} train --resume --out {out}\n"
     )
     assert "Traceback" not in error
     assert resume(out) == 0
