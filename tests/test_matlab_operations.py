@@ -108,6 +108,19 @@ def test_global_average_pooling():
     np.testing.assert_allclose(apply(globalAveragePooling2dLayer(), x), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "pooling", [matlab.globalAveragePooling2dLayer, matlab.maxPooling2dLayer(2)]
+)
+def test_what_is_no_image_is_not_pooled(pooling):
+    network = matlab.layers(
+        [matlab.imageInputLayer([4, 4, 3]), matlab.fullyConnectedLayer(3), pooling]
+    )
+    with pytest.raises(
+        ValueError, match=r"the axes \(B, H, W, C\) to be pooled, got shape \(1, 3\)"
+    ):
+        matlab.analyze(network)
+
+
 def test_relu_and_softmax():
     x = random(2, 4, 5, 3)
     np.testing.assert_array_equal(apply(reluLayer(), x), np.maximum(x, 0))

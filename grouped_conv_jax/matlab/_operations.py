@@ -76,8 +76,14 @@ def unchanged(x: jax.Array) -> jax.Array:
 
 
 def global_average(x: jax.Array) -> jax.Array:
-    """Averages over height and width; returns ``(B, 1, 1, C)``."""
+    """Averages ``(B, H, W, C)`` over height and width; returns ``(B, 1, 1, C)``."""
+    _check_is_image(x.shape)
     return x.mean((1, 2), keepdims=True)
+
+
+def _check_is_image(shape: tuple[int, ...]) -> None:
+    if len(shape) != 4:
+        raise ValueError(f"x must have the axes (B, H, W, C) to be pooled, got shape {shape}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +119,7 @@ class Pooling:
         return total / nn.pool(pixels, 0.0, jax.lax.add, self.pool, self.stride, padding)
 
     def _check(self, shape: tuple[int, ...], padding: Any) -> None:
-        if len(shape) != 4:
-            raise ValueError(f"x must have the axes (B, H, W, C) to be pooled, got shape {shape}")
+        _check_is_image(shape)
         if padding == "SAME":
             return
         padded = tuple(n + sum(side) for n, side in zip(shape[1:3], padding, strict=True))
