@@ -193,3 +193,22 @@ def test_exported_programs_call_no_kernel():
     exported = jax.export.export(jax.jit(grouped_conv2d))(x, weights)
     assert "custom_call" not in exported.mlir_module()
     np.testing.assert_allclose(exported.call(x, weights), np.full((1, 3, 3, 2), 18.0))
+
+
+def test_a_stride_beyond_the_image_leaves_one_output():
+    x, weights = jnp.arange(50.0).reshape(1, 5, 5, 2), jnp.arange(18.0).reshape(3, 3, 1, 1, 2)
+    expected = (np.asarray(x)[0, :3, :3] * np.asarray(weights)[:, :, 0, 0]).sum((0, 1))
+
+    def of(stride):
+        def loss(x, weights):
+            y = grouped_conv2d(x, weights, stride=stride, implementation="native")
+            return y.sum(), y
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(x, weights)
+
+    (_, y), (dx, dw) = of(2**31 - 1)
+    np.testing.assert_allclose(y, expected.reshape(1, 1, 1, 2))
+    np.testing.assert_allclose(dx[0, :3, :3], weights[:, :, 0, 0])
+    assert not dx[0, 3:].any()
+    assert not dx[0, :, 3:].any()
+    np.testing.assert_allclose(dw[:, :, 0, 0], x[0, :3, :3])

@@ -39,12 +39,17 @@ def _call(role: Role, lhs: jax.Array, rhs: jax.Array, convolution: Convolution) 
     # The kernels accumulate 16-bit operands in float32, and can return the sums unrounded.
     dtype = preferred if lhs.dtype.itemsize == 2 and preferred == jnp.float32 else lhs.dtype
     result = jax.ShapeDtypeStruct(convolution.shape(role, lhs.shape, rhs.shape), dtype)
+    # The stride does not matter to a single output, but the kernels' scratch grows with it.
+    strides = [
+        stride if outputs > 1 else 1
+        for stride, outputs in zip(convolution.strides, convolution.outputs, strict=True)
+    ]
     call = jax.ffi.ffi_call(native_library.target(role), result)
     return call(
         lhs,
         rhs,
         groups=np.int64(convolution.groups),
-        stride=np.array(convolution.strides, np.int64),
+        stride=np.array(strides, np.int64),
         dilation=np.array(convolution.dilation, np.int64),
         before=np.array([before for before, _ in convolution.padding], np.int64),
     )
