@@ -56,9 +56,18 @@ def cpu() -> str:
 
 def cpu_cases() -> str:
     """Every convolution of the suites in every role."""
+    return _cases("run-1")
+
+
+def cpu_reported() -> str:
+    """The convolutions of sequences, videos and issue reports, in every role."""
+    return _cases("run-users")
+
+
+def _cases(file: str) -> str:
     header = ["convolution", "role", "this package", "PyTorch", "lax", "PyTorch / ours"]
     header += ["lax / ours", "GFLOP/s", "GB/s"]
-    return _table(header, [_case(row) for row in results.case_rows(read("run-1"))], 2)
+    return _table(header, [_case(row) for row in results.case_rows(read(file))], 2)
 
 
 def _case(row: Row) -> list[str]:
@@ -142,6 +151,6 @@ def tpu_networks() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__.replace("_", "-"): functools.cache(table)
-    for table in (cpu, cpu_cases, networks, tpu_cases, tpu_suites, tpu_networks)
+    for table in (cpu, cpu_cases, cpu_reported, networks, tpu_cases, tpu_suites, tpu_networks)
 }
 """By the names that pages use."""
