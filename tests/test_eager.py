@@ -59,3 +59,34 @@ def test_an_argument_that_cannot_be_hashed_is_taken_as_lax_takes_it():
 def test_numpy_arrays_are_taken_as_lax_takes_them():
     x = np.asarray(X)
     np.testing.assert_array_equal(drop_in(x), drop_in(x, lax.conv_general_dilated))
+
+
+@pytest.mark.parametrize(
+    ("strides", "padding"),
+    [
+        ((1.0, 1.0), "SAME"),
+        ((1, 1), ((1.0, 1), (1, 1))),
+        ((1, 1), [1, 1]),
+        ((1, 1), None),
+        ([0, 1], "SAME"),
+        ([1, 1, 1], "SAME"),
+        (None, "SAME"),
+        (jnp.array([1, 1]), "SAME"),
+        ((True, True), "SAME"),
+        ((np.int32(1), 1), np.ones((2, 2), int)),
+    ],
+)
+def test_arguments_equal_to_earlier_ones_are_taken_as_lax_takes_them(strides, padding):
+    def outcome(convolve):
+        try:
+            y = convolve(X, KERNEL, strides, padding, dimension_numbers=NHWC, feature_group_count=4)
+        except (TypeError, ValueError) as error:
+            return type(error), str(error).splitlines()[0]
+        return y.tolist()
+
+    # What has been compiled for integers must not answer for what is only equal to them.
+    for earlier in ("SAME", ((1, 1), (1, 1))):
+        gcj.conv_general_dilated(
+            X, KERNEL, (1, 1), earlier, dimension_numbers=NHWC, feature_group_count=4
+        )
+    assert outcome(gcj.conv_general_dilated) == outcome(lax.conv_general_dilated)

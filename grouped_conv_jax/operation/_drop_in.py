@@ -1,5 +1,6 @@
 """A replacement for ``jax.lax.conv_general_dilated`` that runs grouped convolutions fast."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,10 +70,10 @@ def conv_general_dilated(
         (1, 8, 8, 16)
     """
     arguments = (
-        tuple(window_strides),
-        padding if isinstance(padding, str) else tuple(map(tuple, padding)),
-        None if lhs_dilation is None else tuple(lhs_dilation),
-        None if rhs_dilation is None else tuple(rhs_dilation),
+        window_strides,
+        padding,
+        lhs_dilation,
+        rhs_dilation,
         dimension_numbers,
         feature_group_count,
         batch_group_count,
@@ -80,8 +81,13 @@ def conv_general_dilated(
         preferred_element_type,
         out_sharding,
     )
-    is_eager = _are_concrete(lhs, rhs) and _is_hashable(arguments)
-    return (_jitted_convolve if is_eager else _convolve)(lhs, rhs, *arguments)
+    if _are_concrete(lhs, rhs):
+        static = tuple(map(_tuples, arguments))
+        if _are_plain(static[:4]) and _is_hashable(static[4:]):
+            # An error is raised below, where lax's message quotes the arguments as they were given.
+            with contextlib.suppress(TypeError, ValueError):
+                return _jitted_convolve(lhs, rhs, *static)
+    return _convolve(lhs, rhs, *arguments)
 
 
 def _convolve(lhs: jax.Array, rhs: jax.Array, *arguments: Any) -> jax.Array:
@@ -100,6 +106,19 @@ _jitted_convolve = jax.jit(_convolve, static_argnums=range(2, 12), inline=True)
 def _are_concrete(*arrays: Any) -> bool:
     return all(
         isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) for array in arrays
+    )
+
+
+def _tuples(value: Any) -> Any:
+    """Converts lists to tuples, which can be hashed."""
+    return tuple(map(_tuples, value)) if type(value) in (list, tuple) else value
+
+
+def _are_plain(values: tuple[Any, ...]) -> bool:
+    """Whether all numbers are Python integers: 1.0 and True equal 1 but are other arguments."""
+    return all(
+        _are_plain(value) if type(value) is tuple else value is None or type(value) in (int, str)
+        for value in values
     )
 
 
