@@ -68,7 +68,7 @@ def test_numpy_arrays_are_taken_as_lax_takes_them():
         ((1, 1), ((1.0, 1), (1, 1))),
         ((1, 1), [1, 1]),
         ((1, 1), None),
-        ([0, 1], "SAME"),
+        ([-1, 1], "SAME"),
         ([1, 1, 1], "SAME"),
         (None, "SAME"),
         (jnp.array([1, 1]), "SAME"),
